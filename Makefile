@@ -1,0 +1,34 @@
+# Two commands matter: `make quickstart` and `make test`. Both set everything up first.
+PYTHON ?= python3
+BIN := .venv/bin
+RECIPE := recipes/synthetic_retina/mask2former_tiny.yaml
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: setup quickstart test style quality clean
+
+setup: .venv/.ready
+
+.venv/.ready: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+quickstart: setup
+	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+		train.py $(RECIPE) --overwrite training.output_dir=out/quickstart
+
+test: setup
+	$(BIN)/python -m pytest -n 2 tests
+
+style: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+quality: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy hf_dinoseg train.py
+
+clean:
+	rm -rf .venv out build dist *.egg-info

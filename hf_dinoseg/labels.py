@@ -1,0 +1,352 @@
+"""LabelSpace: the one owner of label ids.
+
+Masks on disk hold *original ids*. Networks, losses and metrics work on *train ids* 0..num_labels-1. This file is the
+only place that translates between the two; everything else asks it.
+
+Three things are kept apart everywhere:
+
+* **void**: a pixel nobody labelled. It takes no part in loss, matching or metrics (`ignore_index` as a train id).
+* **background**: a class like any other, when the data set has one.
+* **no object**: the class of a *query* that found nothing; it is never the label of a pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+Encoding = Literal["index", "binary", "rgb"]
+Color = tuple[int, int, int]
+
+_LUT_SIZE = 1 << 16  # masks of up to 16 bits are translated through a table, larger ids through their unique values
+
+
+class LabelError(ValueError):
+    """A mask or a label space that contradicts itself; the message says what was seen and what to write."""
+
+
+def _plain_int(value: Any, what: str) -> int:
+    """An int from an int or its text (JSON object keys are text); anything else is an error."""
+    try:
+        if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+            raise ValueError
+        return int(value)
+    except (TypeError, ValueError):
+        raise LabelError(f"labels.{what}: {value!r} is not a whole number; label ids are whole numbers.") from None
+
+
+def _plain_color(value: Any, what: str) -> Color:
+    channels = tuple(value) if isinstance(value, (list, tuple)) else ()
+    if len(channels) != 3 or not all(
+        isinstance(c, int) and not isinstance(c, bool) and 0 <= c <= 255 for c in channels
+    ):
+        raise LabelError(f"labels.{what}: {value!r} is not a colour; write three whole numbers 0 to 255: [R, G, B].")
+    return channels[0], channels[1], channels[2]
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """What the numbers (or colours) of a data set's masks mean.
+
+    Args:
+        classes: `{original id: name}` of every class that is to be learned or merged.
+        ignore: original ids that are void.
+        reduce_zero_label: id 0 is void and every other id moves down one in training (ADE20K). 0 may then not be a
+            class.
+        merge: `{original id: into id}`. Applied all at once, so an entry never feeds another; a merged class decodes
+            to the id that it was merged into.
+        encoding: how a mask stores ids. `index`: the pixel value is the id; `binary`: 0 is id 0 and 255 is id 1;
+            `rgb`: the pixel's colour names the id, see `colors`.
+        colors: `{original id: (R, G, B)}`, used to draw, and to read masks when `encoding` is `rgb`.
+
+    Raises:
+        LabelError: if the fields contradict one another.
+
+    Example:
+        >>> space = LabelSpace({1: "wall", 2: "sky"}, ignore=(255,), reduce_zero_label=True)
+        >>> space.encode(np.array([[0, 1, 2, 255]], dtype=np.uint8))
+        array([[255,   0,   1, 255]], dtype=uint8)
+        >>> space.decode(np.array([[0, 1]]))
+        array([[1, 2]], dtype=uint8)
+        >>> space.id2label
+        {0: 'wall', 1: 'sky'}
+    """
+
+    classes: dict[int, str]
+    ignore: tuple[int, ...] = ()
+    reduce_zero_label: bool = False
+    merge: dict[int, int] = field(default_factory=dict)
+    encoding: Encoding = "index"
+    colors: dict[int, Color] = field(default_factory=dict)
+
+    __hash__ = None  # type: ignore[assignment]  # holds dicts
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}  # recipe.py validates this class as a section
+
+    def __post_init__(self) -> None:
+        set_field = object.__setattr__
+        set_field(self, "classes", {_plain_int(k, "classes"): str(v) for k, v in dict(self.classes).items()})
+        set_field(self, "ignore", tuple(sorted({_plain_int(i, "ignore") for i in self.ignore})))
+        set_field(
+            self, "merge", {_plain_int(k, "merge"): _plain_int(v, "merge") for k, v in dict(self.merge).items()}
+        )
+        set_field(
+            self,
+            "colors",
+            {_plain_int(k, "colors"): _plain_color(v, f"colors.{k}") for k, v in dict(self.colors).items()},
+        )
+        set_field(self, "classes", dict(sorted(self.classes.items())))
+        self._check()
+
+    def _check(self) -> None:
+        classes, void = set(self.classes), set(self.ignore)
+        if not classes:
+            raise LabelError("labels.classes is empty; name at least one class: classes: {0: background, 1: vessel}.")
+        if self.encoding not in ("index", "binary", "rgb"):
+            raise LabelError(f"labels.encoding is {self.encoding!r}; it is one of index, binary, rgb.")
+        if both := classes & void:
+            raise LabelError(
+                f"labels: ids {_list(both)} are in `classes` and in `ignore`. Keep them in `classes` if the model is "
+                "to learn them, in `ignore` if they mean 'not labelled'."
+            )
+        if self.reduce_zero_label and 0 in classes:
+            raise LabelError(
+                f"labels: `reduce_zero_label: true` makes id 0 void, but `classes` names it {self.classes[0]!r}. If 0 "
+                "is a class you want, write `reduce_zero_label: false`; if it means 'not labelled', take it out of "
+                "`classes`."
+            )
+        for source, target in self.merge.items():
+            if target not in classes:
+                raise LabelError(f"labels.merge: {source} goes into {target}, which is not in `classes`.")
+            if target in self.merge:
+                raise LabelError(
+                    f"labels.merge: {source} goes into {target}, and {target} into {self.merge[target]}. Entries do "
+                    f"not chain: write `{source}: {self.merge[target]}`."
+                )
+            if source in void or (source == 0 and self.reduce_zero_label):
+                raise LabelError(f"labels.merge: id {source} is void and cannot be merged into a class.")
+        if self.encoding == "binary" and (extra := (classes | void | set(self.merge)) - {0, 1}):
+            raise LabelError(
+                f"labels: `encoding: binary` reads 0 as id 0 and 255 as id 1, so ids {_list(extra)} cannot occur; "
+                "remove them, or use `encoding: index`."
+            )
+        if self.encoding == "rgb":
+            if missing := (classes | set(self.merge)) - set(self.colors):
+                raise LabelError(
+                    f"labels: `encoding: rgb` needs a colour for every class; ids {_list(missing)} have none in `colors`."
+                )
+            seen: dict[Color, int] = {}
+            for label_id, color in self.colors.items():
+                if color in seen:
+                    raise LabelError(f"labels.colors: ids {seen[color]} and {label_id} have the same colour {color}.")
+                seen[color] = label_id
+            if unknown := set(self.colors) - classes - void - set(self.merge) - ({0} if self.reduce_zero_label else set()):
+                raise LabelError(
+                    f"labels.colors: ids {_list(unknown)} have a colour but are neither in `classes` nor in `ignore`."
+                )
+
+    # ------------------------------------------------------------------ what follows from the fields
+
+    @cached_property
+    def original_ids(self) -> tuple[int, ...]:
+        """The original id of each train id, in order: `original_ids[train_id]`."""
+        return tuple(i for i in self.classes if i not in self.merge)
+
+    @property
+    def num_labels(self) -> int:
+        """How many classes the model has; void and "no object" are not counted."""
+        return len(self.original_ids)
+
+    @property
+    def ignore_index(self) -> int:
+        """The train id of void: 255 while train ids fit in a byte beside it, else 65535."""
+        return 255 if self.num_labels <= 255 else 65535
+
+    @property
+    def dtype(self) -> type[np.unsignedinteger[Any]]:
+        """The type of encoded label maps."""
+        return np.uint8 if self.num_labels <= 255 else np.uint16
+
+    @property
+    def void_id(self) -> int:
+        """The original id that void decodes to: 0 when `reduce_zero_label`, else the first of `ignore`, else
+        `ignore_index`."""
+        if self.reduce_zero_label:
+            return 0
+        return self.ignore[0] if self.ignore else self.ignore_index
+
+    @cached_property
+    def id2label(self) -> dict[int, str]:
+        """`{train id: name}`, as in every transformers config."""
+        return {train_id: self.classes[i] for train_id, i in enumerate(self.original_ids)}
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        return {name: train_id for train_id, name in self.id2label.items()}
+
+    @cached_property
+    def train_ids(self) -> dict[int, int]:
+        """`{original id: train id}` of every id that may stand in a mask, void and merged ids among them."""
+        table = {i: train_id for train_id, i in enumerate(self.original_ids)}
+        table.update({source: table[target] for source, target in self.merge.items()})
+        table.update(dict.fromkeys(self.ignore, self.ignore_index))
+        if self.reduce_zero_label:
+            table[0] = self.ignore_index
+        return table
+
+    # ------------------------------------------------------------------ masks
+
+    def encode(self, mask: np.ndarray, where: str = "mask") -> np.ndarray:
+        """Original ids (or colours) to train ids.
+
+        Args:
+            mask: (H, W) integers or bool; (H, W, 3) or (H, W, 4) uint8 when `encoding` is `rgb`, alpha unused.
+            where: what to call the mask in an error, usually its file name.
+
+        Returns:
+            (H, W) train ids 0..num_labels-1 with `ignore_index` for void; uint8, or uint16 above 255 classes.
+
+        Raises:
+            LabelError: if the mask holds an id or a colour that the label space does not know. Nothing unknown is
+                ever silently void.
+        """
+        mask = np.asarray(mask)
+        if self.encoding == "rgb":
+            return self._encode_colors(mask, where)
+        if mask.ndim != 2:
+            raise LabelError(
+                f"{where}: the mask has shape {mask.shape}; ids are read from one channel (H, W). If its colours name "
+                "the classes, write `labels.encoding: rgb` and list them in `labels.colors`."
+            )
+        if mask.dtype != bool and not np.issubdtype(mask.dtype, np.integer):
+            raise LabelError(f"{where}: the mask holds {mask.dtype} values; label ids are whole numbers.")
+        if self.encoding == "binary" and mask.dtype != bool:
+            return self._translate(mask, {0: self.train_ids.get(0), 255: self.train_ids.get(1)}, where)
+        return self._translate(mask.view(np.uint8) if mask.dtype == bool else mask, self.train_ids, where)
+
+    def decode(self, train_ids: np.ndarray) -> np.ndarray:
+        """Train ids to original ids; void becomes `void_id`.
+
+        Args:
+            train_ids: any shape, values 0..num_labels-1 or `ignore_index`.
+
+        Returns:
+            The same shape in the smallest unsigned type that holds every id (int32 when an id is negative).
+
+        Raises:
+            LabelError: on a value that is no train id.
+        """
+        train_ids = np.asarray(train_ids)
+        if train_ids.dtype == np.uint8 and self.num_labels > 255:
+            train_ids = train_ids.astype(np.uint16)
+        ids = (*self.original_ids, self.void_id)
+        dtype = np.int32 if min(ids) < 0 else np.min_scalar_type(max(ids))
+        table = np.full(self.num_labels + 1, self.void_id, dtype=dtype)
+        table[: self.num_labels] = self.original_ids
+        position = np.where(train_ids == self.ignore_index, self.num_labels, train_ids)
+        if position.size and (position.min() < 0 or position.max() > self.num_labels):
+            bad = np.unique(position[(position < 0) | (position > self.num_labels)])
+            raise LabelError(
+                f"decode: {_list(bad)} are no train ids; they run from 0 to {self.num_labels - 1}, void is "
+                f"{self.ignore_index}."
+            )
+        return table[position]
+
+    def _translate(self, mask: np.ndarray, table: Mapping[int, int | None], where: str) -> np.ndarray:
+        if mask.dtype in (np.uint8, np.uint16):
+            lut = np.full(256 if mask.dtype == np.uint8 else _LUT_SIZE, -1, dtype=np.int32)
+            for original, train in table.items():
+                if train is not None and 0 <= original < len(lut):
+                    lut[original] = train
+            encoded = lut[mask]
+        else:  # wide ids: as many look-ups as there are different ids
+            values, inverse = np.unique(mask, return_inverse=True)
+            found = [table.get(int(v)) for v in values]
+            encoded = np.array([-1 if t is None else t for t in found], dtype=np.int32)[inverse].reshape(mask.shape)
+        if (unknown := encoded < 0).any():
+            raise LabelError(self._unknown_ids(mask[unknown], where))
+        return encoded.astype(self.dtype)
+
+    def _unknown_ids(self, values: np.ndarray, where: str) -> str:
+        ids, counts = np.unique(values, return_counts=True)
+        seen = ", ".join(f"{i} ({n} pixels)" for i, n in list(zip(ids.tolist(), counts.tolist(), strict=True))[:8])
+        more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
+        if self.encoding == "binary":
+            cure = "`encoding: binary` takes 0 and 255; for masks of 0 and 1 write `labels.encoding: index`."
+        else:
+            cure = "Add them to `labels.classes`, or to `labels.ignore` if they mean 'not labelled'."
+            if ids.tolist() == [255]:
+                cure += " If the masks hold only 0 and 255, write `labels.encoding: binary`."
+        known = _list(self.train_ids)
+        return f"{where}: ids that the label space does not know: {seen}{more}. It knows {known}. {cure}"
+
+    def _encode_colors(self, mask: np.ndarray, where: str) -> np.ndarray:
+        if mask.ndim != 3 or mask.shape[2] not in (3, 4) or mask.dtype != np.uint8:
+            raise LabelError(
+                f"{where}: `encoding: rgb` reads (H, W, 3) bytes, this mask has shape {mask.shape} and type "
+                f"{mask.dtype}. If its pixel values are ids, write `labels.encoding: index`."
+            )
+        packed = mask[..., 0].astype(np.uint32) << 16 | mask[..., 1].astype(np.uint32) << 8 | mask[..., 2]
+        encoded = np.full(packed.shape, -1, dtype=np.int32)
+        for label_id, (r, g, b) in self.colors.items():
+            if label_id in self.train_ids:
+                encoded[packed == (r << 16 | g << 8 | b)] = self.train_ids[label_id]
+        if (unknown := encoded < 0).any():
+            values, counts = np.unique(packed[unknown], return_counts=True)
+            order = np.argsort(-counts)[:8]
+            seen = ", ".join(
+                f"({v >> 16}, {v >> 8 & 255}, {v & 255}) ({n} pixels)"
+                for v, n in zip(values[order].tolist(), counts[order].tolist(), strict=True)
+            )
+            more = f" and {len(values) - 8} more" if len(values) > 8 else ""
+            raise LabelError(
+                f"{where}: colours that the label space does not know: {seen}{more}. Add them to `labels.colors` (and "
+                "their ids to `labels.classes` or `labels.ignore`)."
+            )
+        return encoded.astype(self.dtype)
+
+    # ------------------------------------------------------------------ plain dict in and out
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict, stored as `config.label_space`. `original_ids` is derived and stored too, so that code
+        that travels with a checkpoint restores ids by indexing, without a second copy of the rules."""
+        return {
+            "classes": {str(k): v for k, v in self.classes.items()},
+            "ignore": list(self.ignore),
+            "reduce_zero_label": self.reduce_zero_label,
+            "merge": {str(k): v for k, v in self.merge.items()},
+            "encoding": self.encoding,
+            "colors": {str(k): list(v) for k, v in self.colors.items()},
+            "original_ids": list(self.original_ids),
+            "void_id": self.void_id,
+            "ignore_index": self.ignore_index,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> LabelSpace:
+        """The inverse of `to_dict`. Keys may be text (JSON).
+
+        Raises:
+            LabelError: on an unknown key, or derived values that disagree with the fields.
+        """
+        names = {f.name for f in fields(cls)}
+        derived = {"original_ids", "void_id", "ignore_index"}
+        if extra := set(data) - names - derived:
+            raise LabelError(f"labels: unknown keys {sorted(extra)}; known are {sorted(names)}.")
+        space = cls(**{k: v for k, v in data.items() if k in names})
+        for key in derived & set(data):
+            expected = space.to_dict()[key]
+            if data[key] != expected:
+                raise LabelError(f"labels: stored {key} {data[key]} disagrees with {expected}, which follows from the fields.")
+        return space
+
+
+def _list(ids: Iterable[Any]) -> str:
+    """Ids in order, shortened: `0, 1, 2, … 149`."""
+    ordered = sorted(int(i) for i in ids)
+    if len(ordered) > 12:
+        return f"{', '.join(map(str, ordered[:3]))}, … {ordered[-1]} ({len(ordered)} ids)"
+    return ", ".join(map(str, ordered))
