@@ -1,0 +1,213 @@
+"""Segmenter: a photograph in, a label map in the data set's own ids out."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from transformers.image_utils import load_image
+
+from ..labels import LabelSpace
+from ..models.image_processing_dinoseg import DinoSegImageProcessor
+from ..models.modeling_dinoseg import DinoSegForSemanticSegmentation
+from .sliding_window import Mode, predict_best, resolve_window
+
+Picture = str | os.PathLike[str] | Image.Image | np.ndarray
+
+_HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationResult:
+    """What the model says of one photograph.
+
+    Attributes:
+        label_map: (H, W) original ids; void where the best score was below the background threshold, if there is one.
+        scores: (H, W) float32, the score of each pixel's best class.
+        image: the photograph, RGB and upright (EXIF orientation applied), W wide and H high.
+        label_space: what the ids mean.
+    """
+
+    label_map: np.ndarray
+    scores: np.ndarray
+    image: Image.Image
+    label_space: LabelSpace
+
+    def overlay(self, alpha: float = 0.5) -> Image.Image:
+        """The photograph tinted with the classes' colours; `alpha` is the weight of the tint."""
+        from ..visualize import overlay
+
+        return overlay(self.image, self.label_map, self.label_space, alpha)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the label map as a PNG whose pixel values are the original ids.
+
+        It is a palette picture in the classes' colours; if the label space has ids above 255, 16-bit grey, which
+        keeps the ids but looks dark. Missing folders are made, and a file of that name is replaced.
+
+        Raises:
+            ValueError: if the name does not end in `.png`; lossy formats would change the ids.
+        """
+        from ..visualize import palette_image
+
+        target = Path(path)
+        if target.suffix.lower() != ".png":
+            raise ValueError(f"{target}: label maps are saved as PNG, which keeps every id; name the file *.png.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        palette_image(self.label_map, self.label_space).save(target)
+        return target
+
+
+class Segmenter:
+    """Predicts label maps with a model, its image processor and its label space.
+
+    Args:
+        model: a model whose output `models.semantic` reads. Put into evaluation mode; used where it lies.
+        processor: makes `pixel_values` (1, 3, h, w) of a PIL image.
+        label_space: original ids and names of the model's classes.
+        mode: `whole`, or `slide` for windows.
+        window, stride: of the windows, in pixels; 512 and two thirds of the window if None.
+        batch_size: windows that the model sees at once.
+        background_threshold: pixels whose best score is below it become void (`label_space.void_id`); None for never.
+
+    Raises:
+        ValueError: on an unknown mode, or a window and stride that leave gaps.
+
+    Example:
+        >>> segmenter = Segmenter.from_pretrained("out/quickstart")  # doctest: +SKIP
+        >>> segmenter("photo.jpg").save("photo.png")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        processor: Any,
+        label_space: LabelSpace,
+        mode: Mode = "whole",
+        window: int | None = None,
+        stride: int | None = None,
+        batch_size: int = 8,
+        background_threshold: float | None = None,
+    ) -> None:
+        self.model = model.eval()
+        self.processor = processor
+        self.label_space = label_space
+        self.mode: Mode = mode
+        self.window, self.stride = resolve_window(mode, window, stride)
+        self.batch_size = batch_size
+        self.background_threshold = background_threshold
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_id: str | os.PathLike[str],
+        device: str | torch.device | None = None,
+        mode: Mode | None = None,
+        window: int | None = None,
+        stride: int | None = None,
+        batch_size: int | None = None,
+        background_threshold: float | None = None,
+        **kwargs: Any,
+    ) -> Segmenter:
+        """Load a checkpoint folder or a Hub id.
+
+        What is not given follows the checkpoint: mode, window, stride and batch size the evaluation that its figures
+        come from (`config.inference`; whole pictures if it says nothing), the threshold `config.background_threshold`.
+
+        Args:
+            device: where the model goes; the machine's accelerator if None and there is one.
+            kwargs: go to `from_pretrained` of the model (`dtype`, `attn_implementation`, …); those that say where
+                the files are (`revision`, `token`, `cache_dir`, …) to that of the processor too.
+        """
+        where = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+        model = DinoSegForSemanticSegmentation.from_pretrained(folder_or_id, **kwargs)
+        processor = DinoSegImageProcessor.from_pretrained(folder_or_id, **where)
+        config = model.config
+        if config.label_space is None:
+            raise ValueError(
+                f"{folder_or_id}: its config.json has no `label_space`, so predictions cannot be given in original "
+                "ids. Store LabelSpace.to_dict() there, or build Segmenter(model, processor, label_space) yourself."
+            )
+        saved = getattr(config, "inference", None) or {}
+        # Window and stride belong together: a window of one's own comes with its own default stride.
+        if window is None:
+            window, stride = saved.get("window"), saved.get("stride") if stride is None else stride
+        if background_threshold is None:
+            background_threshold = getattr(config, "background_threshold", None)
+        if device is None and torch.accelerator.is_available():
+            device = torch.accelerator.current_accelerator()
+        return cls(
+            model if device is None else nn.Module.to(model, device),
+            processor,
+            LabelSpace.from_dict(config.label_space),
+            mode=mode or saved.get("mode", "whole"),
+            window=window,
+            stride=stride,
+            batch_size=batch_size or saved.get("batch_size", 8),
+            background_threshold=background_threshold,
+        )
+
+    @overload
+    def __call__(self, pictures: Picture) -> SegmentationResult: ...
+
+    @overload
+    def __call__(self, pictures: list[Any] | tuple[Any, ...]) -> list[SegmentationResult]: ...
+
+    def __call__(
+        self, pictures: Picture | list[Any] | tuple[Any, ...]
+    ) -> SegmentationResult | list[SegmentationResult]:
+        """Segment a photograph, or each of a list of them.
+
+        Args:
+            pictures: a path or URL, a PIL image, an array (H, W, 3) or (H, W) of uint8, or a list of these.
+
+        Raises:
+            FileNotFoundError: if a path leads to no file.
+            ValueError: if a file or an array is no picture.
+        """
+        if isinstance(pictures, (list, tuple)):
+            return [self._segment(read_picture(picture)) for picture in pictures]
+        return self._segment(read_picture(pictures))
+
+    def _segment(self, image: Image.Image) -> SegmentationResult:
+        parameter = next(self.model.parameters())
+        pixel_values = self.processor(images=image, return_tensors="pt")["pixel_values"]
+        train_ids, scores = predict_best(
+            self.model,
+            pixel_values.to(device=parameter.device, dtype=parameter.dtype),
+            (image.height, image.width),
+            self.mode,
+            self.window,
+            self.stride,
+            self.batch_size,
+        )
+        if self.background_threshold is not None:
+            train_ids = train_ids.masked_fill(scores < self.background_threshold, self.label_space.ignore_index)
+        label_map = self.label_space.decode(train_ids[0].cpu().numpy())
+        return SegmentationResult(label_map, scores[0].cpu().numpy(), image, self.label_space)
+
+
+def read_picture(picture: Picture) -> Image.Image:
+    """An upright RGB image from anything that `Segmenter` takes; errors as there."""
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (3,)):
+            raise ValueError(
+                f"an array of shape {picture.shape} and type {picture.dtype} is no picture; give (H, W, 3) or (H, W) "
+                "of uint8, values 0 to 255."
+            )
+        return Image.fromarray(picture).convert("RGB")
+    if isinstance(picture, Image.Image):
+        return load_image(picture)
+    name = os.fspath(picture)
+    if not name.startswith(("http://", "https://")) and not Path(name).is_file():
+        raise FileNotFoundError(f"{name}: there is no such file.")
+    try:
+        return load_image(name)
+    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError on some broken PNG files
+        raise ValueError(f"{name}: cannot be read as a picture ({error}).") from error

@@ -1,0 +1,171 @@
+"""Which colour a class has, and label maps as files that show it.
+
+The data set's own colours come first. Classes without one get a colour that depends only on their place among the
+classes, so that two runs, or a file and its legend, agree: black for a class named "background", then the seven
+chromatic colours of Okabe and Ito that stay apart for every common kind of colour vision
+(https://jfly.uni-koeln.de/color/), then, for as many classes as there are, the colour farthest from all before it in
+the perceptual space OKLab (https://bottosson.github.io/posts/oklab/).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image
+
+from ..labels import Color, LabelSpace
+
+VOID_COLOR: Color = (128, 128, 128)
+BACKGROUND_COLOR: Color = (0, 0, 0)
+
+_OKABE_ITO: tuple[Color, ...] = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+)
+_LEVELS = np.linspace(10, 250, 17).round().astype(np.uint8)  # of each channel, in the grid that colours are taken from
+_LIGHTNESS = (0.35, 0.95)  # OKLab L: neither lost on black nor on white
+_LEAST_CHROMA = 0.05  # OKLab: greys are for void and for dimmed photographs
+
+
+def class_colors(label_space: LabelSpace) -> dict[int, Color]:
+    """The colour of each class.
+
+    Args:
+        label_space: whose `colors`, where given, win.
+
+    Returns:
+        `{original id: (R, G, B)}` for every class, classes that are merged into another sharing its colour. No two
+        other generated colours are equal, none is the grey of void, and only background is black. Void has
+        `VOID_COLOR` whatever the label space says.
+
+    Example:
+        >>> class_colors(LabelSpace({0: "background", 1: "vessel", 2: "disc"}, colors={2: (255, 255, 255)}))
+        {0: (0, 0, 0), 1: (230, 159, 0), 2: (255, 255, 255)}
+    """
+    given = {i: c for i, c in label_space.colors.items() if i in label_space.original_ids}
+    wanting = [i for i in label_space.original_ids if i not in given]
+    colors = dict(given)
+    background = next((i for i in wanting if label_space.classes[i].strip().casefold() == "background"), None)
+    if background is not None:
+        wanting.remove(background)
+        colors[background] = BACKGROUND_COLOR
+    colors.update(zip(wanting, _distinct_colors(len(wanting), tuple(given.values())), strict=True))
+    colors = {i: colors[i] for i in label_space.original_ids}
+    colors.update({source: colors[target] for source, target in label_space.merge.items()})
+    return colors
+
+
+def void_mask(original_ids: np.ndarray, label_space: LabelSpace) -> np.ndarray:
+    """(H, W) bool: where a map of original ids is void.
+
+    Raises:
+        ValueError: on an id that is neither a class nor void; nothing unknown is drawn as if it were void.
+    """
+    classes = [*label_space.original_ids, *label_space.merge]
+    is_void = ~np.isin(original_ids, classes)
+    if is_void.any():
+        void = {*label_space.ignore, label_space.void_id}
+        if unknown := sorted(set(np.unique(original_ids[is_void]).tolist()) - void):
+            raise ValueError(
+                f"ids {', '.join(map(str, unknown[:8]))} are neither classes nor void in the label space. Pictures "
+                "are drawn from original ids: pass train ids through LabelSpace.decode first."
+            )
+    return is_void
+
+
+def colorize(original_ids: np.ndarray, label_space: LabelSpace) -> np.ndarray:
+    """A map of original ids in its classes' colours.
+
+    Args:
+        original_ids: (H, W) integers.
+
+    Returns:
+        (H, W, 3) uint8; void is `VOID_COLOR`.
+
+    Raises:
+        ValueError: on an id that the label space does not know.
+    """
+    is_void = void_mask(original_ids, label_space)
+    colors = class_colors(label_space)
+    ids = np.array(sorted(colors))
+    table = np.array([colors[i] for i in ids.tolist()], dtype=np.uint8)
+    drawn = table[np.searchsorted(ids, np.where(is_void, ids[0], original_ids))]
+    drawn[is_void] = VOID_COLOR
+    return drawn
+
+
+def palette_image(original_ids: np.ndarray, label_space: LabelSpace) -> Image.Image:
+    """A label map as a picture that is both: its pixel values are the original ids, and it shows their colours.
+
+    Args:
+        original_ids: (H, W) integers.
+
+    Returns:
+        A mode "P" image (index = original id) when every id of the label space is below 256. Otherwise mode "I;16",
+        16-bit grey with the ids as values: palettes end at 256 colours, so such a file keeps the ids and looks dark.
+        The mode follows from the label space, so all files of one data set are alike.
+
+    Raises:
+        ValueError: on an id that the label space does not know, or that no PNG can hold (negative or above 65535).
+    """
+    void_mask(original_ids, label_space)
+    ids = (*label_space.original_ids, *label_space.merge, *label_space.ignore, label_space.void_id)
+    if min(ids) < 0 or max(ids) > 65535:
+        raise ValueError(f"ids from {min(ids)} to {max(ids)} do not fit in a label picture, which holds 0 to 65535.")
+    if max(ids) > 255:
+        return Image.fromarray(original_ids.astype(np.uint16))
+    palette = np.full((256, 3), VOID_COLOR, dtype=np.uint8)
+    for original_id, color in class_colors(label_space).items():
+        palette[original_id] = color
+    picture = Image.fromarray(original_ids.astype(np.uint8))
+    picture.putpalette(palette.tobytes())
+    return picture
+
+
+@lru_cache(maxsize=8)
+def _distinct_colors(count: int, taken: tuple[Color, ...]) -> tuple[Color, ...]:
+    """`count` colours, each far from those before it, from `taken`, and from black, white and void grey."""
+    fixed = [BACKGROUND_COLOR, VOID_COLOR, (255, 255, 255), *taken]
+    chosen = [c for c in _OKABE_ITO if c not in taken][:count]
+    grid = np.stack(np.meshgrid(_LEVELS, _LEVELS, _LEVELS, indexing="ij"), axis=-1).reshape(-1, 3)
+    lab = _oklab(grid)
+    chroma = np.hypot(lab[:, 1], lab[:, 2])
+    usable = (lab[:, 0] > _LIGHTNESS[0]) & (lab[:, 0] < _LIGHTNESS[1]) & (chroma > _LEAST_CHROMA)
+    grid, lab = grid[usable], lab[usable]
+    distance = np.full(len(grid), np.inf)
+    for color in _oklab(np.array([*fixed, *chosen], dtype=np.uint8)):
+        distance = np.minimum(distance, np.square(lab - color).sum(axis=1))
+    while len(chosen) < count:
+        best = int(distance.argmax())
+        if distance[best] == 0:
+            raise ValueError(f"{count} classes are more than there are distinct colours ({len(chosen)}).")
+        chosen.append((int(grid[best, 0]), int(grid[best, 1]), int(grid[best, 2])))
+        distance = np.minimum(distance, np.square(lab - lab[best]).sum(axis=1))
+    return tuple(chosen)
+
+
+def _oklab(rgb: np.ndarray) -> np.ndarray:
+    """(N, 3) uint8 sRGB to (N, 3) OKLab."""
+    channel = rgb.astype(np.float64) / 255
+    linear = np.where(channel <= 0.04045, channel / 12.92, ((channel + 0.055) / 1.055) ** 2.4)
+    to_cone = np.array(
+        [
+            [0.4122214708, 0.5363325363, 0.0514459929],
+            [0.2119034982, 0.6806995451, 0.1073969566],
+            [0.0883024619, 0.2817188376, 0.6299787005],
+        ]
+    )
+    to_lab = np.array(
+        [
+            [0.2104542553, 0.7936177850, -0.0040720468],
+            [1.9779984951, -2.4285922050, 0.4505937099],
+            [0.0259040371, 0.7827717662, -0.8086757660],
+        ]
+    )
+    return np.cbrt(linear @ to_cone.T) @ to_lab.T

@@ -1,0 +1,175 @@
+"""One picture that answers "what did it get wrong?": image | truth | prediction | error, with a legend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..labels import Color, LabelSpace
+from .overlay import check_size, hatch
+from .palette import class_colors, colorize, void_mask
+
+WRONG_COLOR: Color = (255, 48, 48)
+_DIM = (25, 0.4)  # offset and contrast of the grey photograph behind errors
+_CELL = (480, 360)  # the largest a cell may be; smaller pictures are enlarged in whole steps
+_GAP = 8
+_NARROWEST_SLOT = 128  # so that headings of a tall, thin picture can be read
+_PAPER, _INK, _FAINT = (255, 255, 255), (25, 25, 25), (150, 150, 150)
+_MOST_LEGEND_ENTRIES = 48
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A line of the legend; a colour of None stands for the hatch of void."""
+
+    color: Color | None
+    text: str
+
+
+def panel(
+    image: Image.Image,
+    truth: np.ndarray | None,
+    prediction: np.ndarray,
+    label_space: LabelSpace,
+    title: str = "",
+) -> Image.Image:
+    """Image, truth, prediction and error side by side, with the classes that occur named below.
+
+    Void is hatched. In the error cell a right pixel shows the dimmed photograph and a wrong one is red; a pixel of
+    truth for which the prediction is void (no answer) is wrong. Without truth there are only image and prediction.
+
+    Args:
+        image: RGB, (H, W).
+        truth: (H, W) original ids, or None.
+        prediction: (H, W) original ids.
+        title: a line above, such as the picture's name; shortened where it does not fit.
+
+    Returns:
+        An RGB image whose cells are at most 360 pixels high and 480 wide.
+
+    Raises:
+        ValueError: if sizes differ, or on an id that the label space does not know.
+    """
+    check_size(image, prediction, "prediction")
+    image = image.convert("RGB")
+    size = _cell_size(image.size)
+    maps = [prediction]
+    cells = [("image", _fit(image, size)), ("prediction", _draw_map(prediction, label_space, size))]
+    extra: list[_Entry] = []
+    if truth is not None:
+        check_size(image, truth, "truth")
+        maps.append(truth)
+        picture, share = _draw_errors(image, truth, prediction, label_space, size)
+        heading = "error" if share is None else f"error: {100 * share:.1f} % of labelled pixels"
+        cells = [cells[0], ("truth", _draw_map(truth, label_space, size)), cells[1], (heading, picture)]
+        extra = [_Entry(WRONG_COLOR, "wrong")]
+    return _compose(cells, _legend(maps, label_space) + extra, title)
+
+
+def _cell_size(size: tuple[int, int]) -> tuple[int, int]:
+    scale = min(_CELL[0] / size[0], _CELL[1] / size[1])
+    if scale >= 1:
+        scale = int(scale)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _fit(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Shrunk by averaging, so that a line one pixel wide fades instead of breaking up; enlarged by repeating pixels."""
+    enlarging = size[0] >= picture.width
+    return picture.resize(size, Image.Resampling.NEAREST if enlarging else Image.Resampling.BOX)
+
+
+def _hatch_void(picture: Image.Image, is_void: np.ndarray) -> Image.Image:
+    """Stripes of the same width on every panel, whatever the size of the pictures: drawn after fitting."""
+    mask = _fit(Image.fromarray(is_void.astype(np.uint8) * 255), picture.size)
+    stripes = Image.fromarray(hatch(picture.height, picture.width))
+    return Image.composite(stripes, picture, mask)
+
+
+def _draw_map(original_ids: np.ndarray, label_space: LabelSpace, size: tuple[int, int]) -> Image.Image:
+    picture = _fit(Image.fromarray(colorize(original_ids, label_space)), size)
+    return _hatch_void(picture, void_mask(original_ids, label_space))
+
+
+def _draw_errors(
+    image: Image.Image, truth: np.ndarray, prediction: np.ndarray, label_space: LabelSpace, size: tuple[int, int]
+) -> tuple[Image.Image, float | None]:
+    """The error cell, and the share of labelled pixels that are wrong (None when none is labelled)."""
+    is_void = void_mask(truth, label_space)
+    wrong = (_merged(truth, label_space) != _merged(prediction, label_space)) & ~is_void
+    grey = _DIM[0] + _DIM[1] * np.asarray(image.convert("L"), dtype=np.float32)
+    drawn = np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+    drawn[wrong] = WRONG_COLOR
+    labelled = int((~is_void).sum())
+    share = int(wrong.sum()) / labelled if labelled else None
+    return _hatch_void(_fit(Image.fromarray(drawn), size), is_void), share
+
+
+def _merged(original_ids: np.ndarray, label_space: LabelSpace) -> np.ndarray:
+    """Ids as a prediction would say them: a merged class is the one it went into."""
+    merged = original_ids.astype(np.int64)
+    for source, target in label_space.merge.items():
+        merged[original_ids == source] = target
+    return merged
+
+
+def _legend(maps: Sequence[np.ndarray], label_space: LabelSpace) -> list[_Entry]:
+    """The classes in the maps, by id; the largest ones where there are very many; void last."""
+    colors = class_colors(label_space)
+    pixels: dict[int, int] = {}
+    for original_ids in maps:
+        for i, n in zip(*np.unique(_merged(original_ids, label_space), return_counts=True), strict=True):
+            pixels[int(i)] = pixels.get(int(i), 0) + int(n)
+    present = [i for i in label_space.original_ids if i in pixels]
+    largest = sorted(present, key=lambda i: -pixels[i])[:_MOST_LEGEND_ENTRIES]
+    entries = [_Entry(colors[i], f"{i} {label_space.classes[i]}") for i in sorted(largest)]
+    if hidden := len(present) - len(largest):
+        entries.append(_Entry(_PAPER, f"and {hidden} smaller classes"))
+    if any(void_mask(original_ids, label_space).any() for original_ids in maps):
+        entries.append(_Entry(None, "void"))
+    return entries
+
+
+def _compose(cells: Sequence[tuple[str, Image.Image]], legend: Sequence[_Entry], title: str) -> Image.Image:
+    slot = max(cells[0][1].width, _NARROWEST_SLOT)
+    width = len(cells) * (slot + _GAP) + _GAP
+    # Large enough to read when a wide panel is shown 1000 pixels wide, as on a page.
+    font_size = max(14, round(width * 0.0145))
+    font = ImageFont.load_default(size=font_size)
+    line = round(font_size * 1.5)
+    swatch = font_size
+    entry_width = min(
+        max((round(font.getlength(entry.text)) for entry in legend), default=0) + swatch + 3 * _GAP, width - _GAP
+    )
+    columns = max(1, (width - _GAP) // entry_width)
+    rows = -(-len(legend) // columns)
+    top = _GAP + (line if title else 0)
+    below = top + line + cells[0][1].height + _GAP
+    canvas = Image.new("RGB", (width, below + rows * line + _GAP), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    if title:
+        draw.text((_GAP, _GAP), _shorten(title, font, width - 2 * _GAP), _INK, font)
+    left = _GAP
+    for heading, picture in cells:
+        draw.text((left, top), _shorten(heading, font, slot), _INK, font)
+        canvas.paste(picture, (left, top + line))
+        left += slot + _GAP
+    for number, entry in enumerate(legend):
+        x, y = _GAP + number % columns * entry_width, below + number // columns * line
+        if entry.color is None:
+            canvas.paste(Image.fromarray(hatch(swatch, swatch)), (x, y))
+        draw.rectangle((x, y, x + swatch - 1, y + swatch - 1), entry.color, _FAINT)
+        text = _shorten(entry.text, font, entry_width - swatch - 3 * _GAP)
+        draw.text((x + swatch + _GAP, y + swatch // 2), text, _INK, font, anchor="lm")
+    return canvas
+
+
+def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from hf_dinoseg.inference import SegmentationResult, Segmenter, predict_label_map
+from hf_dinoseg.labels import LabelSpace
+from hf_dinoseg.visualize import colorize, overlay
+
+SPACE = LabelSpace({4: "dark", 9: "bright"}, ignore=(200,))
+
+
+class Brightness(nn.Module):
+    """Two queries, one per class: pixels below and above mid-grey, surer the farther away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(8.0))
+
+    def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
+        bright = self.gain * (pixel_values.mean(1, keepdim=True) - 0.5)
+        classes = torch.tensor([[9.0, -9.0, -9.0], [-9.0, 9.0, -9.0]]).to(bright)
+        return SimpleNamespace(
+            class_queries_logits=classes.expand(len(bright), 2, 3),
+            masks_queries_logits=torch.cat((-bright, bright), dim=1),
+        )
+
+
+def process(images: Image.Image, return_tensors: str) -> dict[str, torch.Tensor]:
+    assert return_tensors == "pt"
+    return {"pixel_values": torch.from_numpy(np.array(images)).permute(2, 0, 1)[None] / 255}
+
+
+def process_at_half_size(images: Image.Image, return_tensors: str) -> dict[str, torch.Tensor]:
+    return process(images.resize((images.width // 2, images.height // 2), Image.Resampling.BOX), return_tensors)
+
+
+@pytest.fixture
+def segmenter() -> Segmenter:
+    return Segmenter(Brightness(), process, SPACE)
+
+
+def half_and_half(height: int = 6, width: int = 8) -> np.ndarray:
+    """Left half dark, right half bright, and a top row of middling pixels."""
+    picture = np.full((height, width, 3), 20, np.uint8)
+    picture[:, width // 2 :] = 230
+    picture[0] = 130
+    return picture
+
+
+def expected_ids(picture: np.ndarray) -> np.ndarray:
+    return np.where(picture[..., 0] < 128, 4, 9)
+
+
+def test_answers_in_original_ids_with_scores(segmenter):
+    picture = half_and_half()
+    result = segmenter(picture)
+    assert np.array_equal(result.label_map, expected_ids(picture))
+    assert result.label_map.dtype == np.uint8
+    assert result.scores.dtype == np.float32 and result.scores.shape == result.label_map.shape
+    assert (result.scores[1:] > 0.9).all() and (result.scores[0] < 0.6).all()
+
+
+def test_path_image_array_and_list_give_the_same(segmenter, tmp_path):
+    picture = half_and_half()
+    file = tmp_path / "photo.png"
+    Image.fromarray(picture).save(file)
+    results = segmenter([file, str(file), Image.fromarray(picture), picture])
+    assert isinstance(results, list)
+    for result in (*results, segmenter(file)):
+        assert np.array_equal(result.label_map, expected_ids(picture))
+        assert np.array_equal(np.asarray(result.image), picture)
+    assert segmenter([]) == []
+
+
+def test_exif_orientation_is_applied_to_files_and_images(segmenter, tmp_path):
+    upright = half_and_half()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored on its side: the viewer turns it 90 degrees clockwise
+    file = tmp_path / "photo.png"
+    Image.fromarray(np.rot90(upright, 1).copy()).save(file, exif=exif)
+    for picture in (file, Image.open(file)):
+        result = segmenter(picture)
+        assert np.array_equal(result.label_map, expected_ids(upright))
+        assert np.array_equal(np.asarray(result.image), upright)
+
+
+def test_grey_and_transparent_pictures_are_taken(segmenter):
+    picture = half_and_half()
+    for image in (picture[..., 0], Image.fromarray(picture[..., 0]), Image.fromarray(picture).convert("RGBA")):
+        assert np.array_equal(segmenter(image).label_map, expected_ids(picture))
+
+
+def test_label_map_has_the_photographs_size_whatever_the_processor_does():
+    picture = half_and_half(24, 32)
+    picture[0] = picture[1]
+    segmenter = Segmenter(Brightness(), process_at_half_size, SPACE)
+    assert np.array_equal(segmenter(picture).label_map, expected_ids(picture))
+
+
+@pytest.mark.parametrize(("mode", "window", "stride"), [("whole", None, None), ("slide", 8, 5)])
+def test_same_answer_as_evaluation(mode, window, stride):
+    picture = np.random.default_rng(0).integers(0, 256, (21, 19, 3), dtype=np.uint8)
+    model = Brightness()
+    result = Segmenter(model, process_at_half_size, SPACE, mode, window, stride)(picture)
+    pixel_values = process_at_half_size(Image.fromarray(picture), "pt")["pixel_values"][0]
+    labels = predict_label_map(model, pixel_values, (21, 19), mode, window, stride)
+    assert np.array_equal(result.label_map, SPACE.decode(labels[0].numpy()))
+
+
+def test_unsure_pixels_become_void_below_the_threshold():
+    picture = half_and_half()
+    result = Segmenter(Brightness(), process, SPACE, background_threshold=0.7)(picture)
+    assert (result.label_map[0] == 200).all()
+    assert np.array_equal(result.label_map[1:], expected_ids(picture)[1:])
+
+
+def test_model_is_put_into_evaluation_mode():
+    model = Brightness().train()
+    Segmenter(model, process, SPACE)
+    assert not model.training
+
+
+def test_saved_file_holds_the_ids_and_is_visible(segmenter, tmp_path):
+    result = segmenter(half_and_half())
+    file = result.save(tmp_path / "new" / "photo.png")
+    read = Image.open(file)
+    assert read.mode == "P"
+    assert np.array_equal(np.asarray(read), result.label_map)
+    assert np.array_equal(np.asarray(read.convert("RGB")), colorize(result.label_map, SPACE))
+
+
+def test_lossy_formats_are_refused(segmenter, tmp_path):
+    with pytest.raises(ValueError, match="saved as PNG"):
+        segmenter(half_and_half()).save(tmp_path / "photo.jpg")
+
+
+def test_overlay_is_that_of_visualize(segmenter):
+    result = segmenter(half_and_half())
+    expected = overlay(result.image, result.label_map, SPACE, 0.3)
+    assert np.array_equal(np.asarray(result.overlay(alpha=0.3)), np.asarray(expected))
+
+
+def test_ids_beyond_a_byte_are_saved_too(tmp_path):
+    space = LabelSpace({4: "dark", 999: "bright"})
+    result = SegmentationResult(np.array([[4, 999]]), np.ones((1, 2), np.float32), Image.new("RGB", (2, 1)), space)
+    assert np.asarray(Image.open(result.save(tmp_path / "a.png"))).tolist() == [[4, 999]]
+
+
+def test_what_is_no_picture_is_refused(segmenter, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.jpg: there is no such file"):
+        segmenter("nowhere.jpg")
+    broken = tmp_path / "broken.png"
+    Image.fromarray(half_and_half(60, 60)).save(broken)
+    broken.write_bytes(broken.read_bytes()[:120])
+    with pytest.raises(ValueError, match="broken.png: cannot be read as a picture"):
+        segmenter(broken)
+    for array in (np.zeros((4, 4, 3)), np.zeros((2, 4, 4, 3), np.uint8), np.zeros((3, 4, 4), np.uint8)):
+        with pytest.raises(ValueError, match="is no picture"):
+            segmenter(array)
+
+
+def test_bad_window_is_refused_before_any_picture():
+    with pytest.raises(ValueError, match="would be left out"):
+        Segmenter(Brightness(), process, SPACE, "slide", window=8, stride=9)
