@@ -90,9 +90,7 @@ class LabelSpace:
         set_field = object.__setattr__
         set_field(self, "classes", {_plain_int(k, "classes"): str(v) for k, v in dict(self.classes).items()})
         set_field(self, "ignore", tuple(sorted({_plain_int(i, "ignore") for i in self.ignore})))
-        set_field(
-            self, "merge", {_plain_int(k, "merge"): _plain_int(v, "merge") for k, v in dict(self.merge).items()}
-        )
+        set_field(self, "merge", {_plain_int(k, "merge"): _plain_int(v, "merge") for k, v in dict(self.merge).items()})
         set_field(
             self,
             "colors",
@@ -122,9 +120,10 @@ class LabelSpace:
             if target not in classes:
                 raise LabelError(f"labels.merge: {source} goes into {target}, which is not in `classes`.")
             if target in self.merge:
+                end = self.merge[target]
+                cure = f"write `{source}: {end}`" if end not in self.merge else "name an id that is itself not merged"
                 raise LabelError(
-                    f"labels.merge: {source} goes into {target}, and {target} into {self.merge[target]}. Entries do "
-                    f"not chain: write `{source}: {self.merge[target]}`."
+                    f"labels.merge: {source} goes into {target}, and {target} into {end}. Entries do not chain: {cure}."
                 )
             if source in void or (source == 0 and self.reduce_zero_label):
                 raise LabelError(f"labels.merge: id {source} is void and cannot be merged into a class.")
@@ -136,14 +135,21 @@ class LabelSpace:
         if self.encoding == "rgb":
             if missing := (classes | set(self.merge)) - set(self.colors):
                 raise LabelError(
-                    f"labels: `encoding: rgb` needs a colour for every class; ids {_list(missing)} have none in `colors`."
+                    f"labels: `encoding: rgb` needs a colour for every class; ids {_list(missing)} have none in "
+                    "`colors`."
                 )
             seen: dict[Color, int] = {}
             for label_id, color in self.colors.items():
                 if color in seen:
                     raise LabelError(f"labels.colors: ids {seen[color]} and {label_id} have the same colour {color}.")
                 seen[color] = label_id
-            if unknown := set(self.colors) - classes - void - set(self.merge) - ({0} if self.reduce_zero_label else set()):
+            if (
+                unknown := set(self.colors)
+                - classes
+                - void
+                - set(self.merge)
+                - ({0} if self.reduce_zero_label else set())
+            ):
                 raise LabelError(
                     f"labels.colors: ids {_list(unknown)} have a colour but are neither in `classes` nor in `ignore`."
                 )
@@ -173,10 +179,13 @@ class LabelSpace:
     @property
     def void_id(self) -> int:
         """The original id that void decodes to: 0 when `reduce_zero_label`, else the first of `ignore`, else
-        `ignore_index`."""
+        `ignore_index`, or the id nearest below it (then above) that no class has."""
         if self.reduce_zero_label:
             return 0
-        return self.ignore[0] if self.ignore else self.ignore_index
+        if self.ignore:
+            return self.ignore[0]
+        candidates = (*range(self.ignore_index, -1, -1), *range(self.ignore_index + 1, 2 * _LUT_SIZE))
+        return next(i for i in candidates if i not in self.train_ids)
 
     @cached_property
     def id2label(self) -> dict[int, str]:
@@ -240,20 +249,21 @@ class LabelSpace:
             LabelError: on a value that is no train id.
         """
         train_ids = np.asarray(train_ids)
-        if train_ids.dtype == np.uint8 and self.num_labels > 255:
-            train_ids = train_ids.astype(np.uint16)
+        if not np.issubdtype(train_ids.dtype, np.integer):
+            raise LabelError(f"decode: train ids are whole numbers, not {train_ids.dtype}; take the argmax first.")
+        if train_ids.dtype.itemsize == 1:  # int8 and uint8 do not hold every `num_labels`
+            train_ids = train_ids.astype(np.int32)
         ids = (*self.original_ids, self.void_id)
         dtype = np.int32 if min(ids) < 0 else np.min_scalar_type(max(ids))
         table = np.full(self.num_labels + 1, self.void_id, dtype=dtype)
         table[: self.num_labels] = self.original_ids
-        position = np.where(train_ids == self.ignore_index, self.num_labels, train_ids)
-        if position.size and (position.min() < 0 or position.max() > self.num_labels):
-            bad = np.unique(position[(position < 0) | (position > self.num_labels)])
+        void = train_ids == self.ignore_index
+        if (bad := (train_ids < 0) | (train_ids >= self.num_labels) & ~void).any():
             raise LabelError(
-                f"decode: {_list(bad)} are no train ids; they run from 0 to {self.num_labels - 1}, void is "
-                f"{self.ignore_index}."
+                f"decode: {_list(np.unique(train_ids[bad]))} are no train ids; they run from 0 to "
+                f"{self.num_labels - 1}, void is {self.ignore_index}."
             )
-        return table[position]
+        return table[np.where(void, self.num_labels, train_ids)]
 
     def _translate(self, mask: np.ndarray, table: Mapping[int, int | None], where: str) -> np.ndarray:
         if mask.dtype in (np.uint8, np.uint16):
@@ -340,7 +350,9 @@ class LabelSpace:
         for key in derived & set(data):
             expected = space.to_dict()[key]
             if data[key] != expected:
-                raise LabelError(f"labels: stored {key} {data[key]} disagrees with {expected}, which follows from the fields.")
+                raise LabelError(
+                    f"labels: stored {key} {data[key]} disagrees with {expected}, which follows from the fields."
+                )
         return space
 
 

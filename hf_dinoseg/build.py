@@ -1,0 +1,277 @@
+"""From a recipe to objects, and through a run: the only place that unpacks a recipe."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+from transformers import TrainingArguments, set_seed
+
+from .data import (
+    EvalDataset,
+    SegmentationDataset,
+    TrainTransform,
+    load_folder,
+    load_synthetic_retina,
+    prepare_targets,
+)
+from .hub.card import model_card
+from .labels import LabelSpace
+from .losses import MaskClassificationLoss, PixelLoss
+from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor
+from .recipe import FolderData, Recipe, load_recipe
+from .training import DinoSegTrainer, RunError
+from .training.run_folder import RECIPE_FILE, claim, inspect
+
+logger = logging.getLogger(__name__)
+
+METRICS_FILE = "metrics.json"
+
+
+# ---------------------------------------------------------------------- objects
+
+
+def build_data(recipe: Recipe) -> DatasetDict:
+    """The source's `train` and `validation`, with train-id label maps; see `data.prepare_targets`."""
+    data = recipe.data
+    if isinstance(data, FolderData):
+        source = load_folder(data.root, data.image, data.mask, data.train, data.validation)
+    else:
+        source = load_synthetic_retina(data.num_train, data.num_validation, data.size, data.seed)
+    return DatasetDict({name: prepare_targets(split, recipe.labels, data.num_proc) for name, split in source.items()})
+
+
+def build_processor(recipe: Recipe) -> DinoSegImageProcessor:
+    """The image processor; it resizes only if the recipe asks for it."""
+    edge = recipe.evaluation.shortest_edge
+    resize = {"do_resize": True, "size": {"shortest_edge": edge}} if edge else {"do_resize": False}
+    return DinoSegImageProcessor(label_space=recipe.labels.to_dict(), **resize)
+
+
+def build_model(recipe: Recipe) -> DinoSegForSemanticSegmentation:
+    """Backbone with its pretrained weights (or random ones, from a config) and a new head."""
+    fields = recipe.model.model_dump(exclude={"backbone", "num_labels", "backbone_learning_rate_multiplier"})
+    return DinoSegForSemanticSegmentation.from_backbone(
+        recipe.model.backbone,
+        label_space=recipe.labels.to_dict(),
+        id2label=recipe.labels.id2label,
+        label2id=recipe.labels.label2id,
+        inference=build_inference(recipe),
+        **fields,
+    )
+
+
+def build_inference(recipe: Recipe) -> dict[str, Any]:
+    """How pictures are predicted, in evaluation and, stored in the checkpoint's config, by `Segmenter`."""
+    evaluation = recipe.evaluation
+    return {
+        "mode": evaluation.mode,
+        "window": evaluation.window,
+        "stride": evaluation.stride,
+        "batch_size": evaluation.batch_size,
+    }
+
+
+def build_criterion(recipe: Recipe) -> MaskClassificationLoss | PixelLoss:
+    if recipe.model.head == "linear":
+        return PixelLoss(recipe.labels.num_labels, ignore_index=recipe.labels.ignore_index)
+    return MaskClassificationLoss(recipe.labels.num_labels)
+
+
+def build_train_dataset(recipe: Recipe, split: Dataset) -> SegmentationDataset:
+    data = recipe.data
+    transform = TrainTransform(
+        crop_size=data.crop_size,
+        scale=data.scale,
+        max_class_share=data.max_class_share,
+        flip=data.flip,
+        photometric=data.photometric,
+        ignore_index=recipe.labels.ignore_index,
+    )
+    return SegmentationDataset(split, transform, seed=recipe.training["seed"])
+
+
+def evenly(split: Dataset, count: int | None) -> Dataset:
+    """At most `count` rows, spread over the whole set: neighbours in a video or a volume look alike."""
+    if count is None or count >= len(split):
+        return split
+    return split.select(np.linspace(0, len(split) - 1, count).round().astype(int))
+
+
+# ---------------------------------------------------------------------- a run
+
+
+def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+    """Train, evaluate, and leave a checkpoint folder in `training.output_dir`.
+
+    Args:
+        resume: go on from the newest whole checkpoint in the output folder.
+        overwrite: replace the run in the output folder. It is deleted only once data and model have been loaded.
+
+    Returns:
+        What `metrics.json` holds.
+
+    Raises:
+        RunError, LabelError, DataError, BackboneError: with what to do about it; nothing is deleted in these cases.
+    """
+    started = time.time()
+    args = TrainingArguments(**_training_arguments(recipe))
+    folder = Path(args.output_dir)
+    inspect(folder, resume=resume, overwrite=overwrite)
+    if resume:
+        _check_same_run(recipe, folder)
+    set_seed(args.seed)
+    with args.main_process_first(desc="reading masks"):
+        data = build_data(recipe)
+    model, processor = build_model(recipe), build_processor(recipe)
+    if args.process_index == 0:
+        claim(folder, resume=resume, overwrite=overwrite)
+        (folder / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
+    if args.world_size > 1:
+        torch.distributed.barrier()
+    checkpoint = inspect(folder, resume=True, overwrite=False) if resume else None
+
+    trainer = DinoSegTrainer(
+        model,
+        args,
+        criterion=build_criterion(recipe),
+        label_space=recipe.labels,
+        inference=build_inference(recipe),
+        processing_class=processor,
+        train_dataset=build_train_dataset(recipe, data["train"]),
+        eval_dataset=EvalDataset(evenly(data["validation"], recipe.evaluation.max_samples), processor),
+        panels=recipe.evaluation.panels,
+        backbone_learning_rate_multiplier=recipe.model.backbone_learning_rate_multiplier,
+    )
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    best_step = trainer.state.best_global_step or trainer.state.global_step
+
+    final = DinoSegTrainer(
+        trainer.model,
+        args,
+        criterion=None,
+        label_space=recipe.labels,
+        inference=build_inference(recipe),
+        processing_class=processor,
+        eval_dataset=EvalDataset(data["validation"], processor),
+        panels=recipe.evaluation.panels,
+    )
+    metrics = _evaluate(final, folder / "panels" / "final", step=best_step)
+    metrics["train_images"] = len(data["train"])
+    metrics["seconds"] = round(time.time() - started, 1)
+    trainer.save_model()
+    if args.process_index == 0:
+        _write_results(folder, recipe, metrics)
+    if args.push_to_hub:
+        trainer.push_to_hub(commit_message=f"step {best_step}")
+    return metrics
+
+
+def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None = None) -> dict[str, Any]:
+    """Measure a checkpoint on the validation split of a recipe, as training did.
+
+    Args:
+        checkpoint: folder or Hub id.
+        recipe: where the data is, and how pictures are predicted; None takes the checkpoint's own `recipe.yaml`.
+        output: folder for `metrics.json` and `panels/`; None writes nothing.
+
+    Raises:
+        RunError: if recipe and checkpoint disagree on what the labels mean.
+    """
+    if recipe is None:
+        from transformers.utils import cached_file
+
+        recipe = load_recipe(str(cached_file(checkpoint, RECIPE_FILE)))
+    model = DinoSegForSemanticSegmentation.from_pretrained(checkpoint)
+    processor = DinoSegImageProcessor.from_pretrained(checkpoint)
+    stored = LabelSpace.from_dict(model.config.label_space)
+    if stored.original_ids != recipe.labels.original_ids:
+        raise RunError(
+            f"{checkpoint} answers in the ids {list(stored.original_ids)}, the recipe's labels are "
+            f"{list(recipe.labels.original_ids)}; metrics would compare different things. Use the recipe that the "
+            f"checkpoint was trained with ({RECIPE_FILE} in its folder), with data.root=… for other data."
+        )
+    arguments = _training_arguments(recipe) | {"output_dir": output or "out/evaluate", "push_to_hub": False}
+    args = TrainingArguments(**arguments)
+    with args.main_process_first(desc="reading masks"):
+        split = build_data(recipe)["validation"]
+    trainer = DinoSegTrainer(
+        model,
+        args,
+        criterion=None,
+        label_space=recipe.labels,
+        inference=build_inference(recipe),
+        processing_class=processor,
+        eval_dataset=EvalDataset(evenly(split, recipe.evaluation.max_samples), processor),
+        panels=recipe.evaluation.panels if output else 0,
+    )
+    metrics = _evaluate(trainer, Path(args.output_dir) / "panels", step=None)
+    if output and args.process_index == 0:
+        Path(output).mkdir(parents=True, exist_ok=True)
+        _write_json(Path(output) / METRICS_FILE, metrics)
+    return metrics
+
+
+# ---------------------------------------------------------------------- parts of a run
+
+
+def _training_arguments(recipe: Recipe) -> dict[str, Any]:
+    hub = {"hub_model_id": recipe.hub.repo_id, "hub_private_repo": recipe.hub.private} if recipe.hub.repo_id else {}
+    return {**recipe.training, **hub}
+
+
+def _check_same_run(recipe: Recipe, folder: Path) -> None:
+    """A run goes on with the labels, data and model that it began with."""
+    path = folder / RECIPE_FILE
+    if not path.exists():
+        raise RunError(f"{folder} holds checkpoints but no {RECIPE_FILE}; it cannot be told whether this is the same run.")
+    begun, now = load_recipe(path).to_dict(), recipe.to_dict()
+    for section in ("labels", "data", "model"):
+        for key in begun[section].keys() | now[section].keys():
+            old, new = begun[section].get(key), now[section].get(key)
+            if old != new and (section, key) not in {("data", "root"), ("data", "num_proc")}:
+                raise RunError(
+                    f"The run in {folder} began with {section}.{key} {old!r}, the recipe now says {new!r}. Resume with "
+                    f"{path}, or start another run in another training.output_dir."
+                )
+
+
+def _evaluate(trainer: DinoSegTrainer, panels: Path, step: int | None) -> dict[str, Any]:
+    trainer.panel_writer.folder = panels
+    measured = trainer.evaluate()
+    result = dict(trainer.streamed.summary)
+    result["seconds_per_image"] = round(measured["eval_runtime"] / max(result["num_images"], 1), 4)
+    if step is not None:
+        result["step"] = step
+    result["inference"] = trainer.inference
+    result["versions"] = {"python": platform.python_version()} | {
+        name: version(name) for name in ("hf-dinoseg", "torch", "transformers", "datasets", "accelerate")
+    }
+    return result
+
+
+def _write_results(folder: Path, recipe: Recipe, metrics: dict[str, Any]) -> None:
+    _write_json(folder / METRICS_FILE, metrics)
+    card = model_card(label_space=recipe.labels.to_dict(), metrics=metrics, recipe=recipe.to_dict())
+    (folder / "README.md").write_text(str(card), encoding="utf-8")
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    """JSON without NaN, which is no JSON: a figure that does not exist is null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(k): plain(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(v) for v in value]
+        return None if isinstance(value, float) and not np.isfinite(value) else value
+
+    path.write_text(json.dumps(plain(data), indent=2) + "\n", encoding="utf-8")

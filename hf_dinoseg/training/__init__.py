@@ -1,0 +1,9 @@
+"""Training: the Trainer, its optimiser groups, its output folder."""
+
+from .errors import RunError
+from .evaluation import StreamedMetrics
+from .optim import parameter_groups
+from .panel_writer import PanelWriter
+from .trainer import DinoSegTrainer
+
+__all__ = ["DinoSegTrainer", "PanelWriter", "RunError", "StreamedMetrics", "parameter_groups"]

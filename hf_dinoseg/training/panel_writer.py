@@ -1,0 +1,64 @@
+"""Pictures of an evaluation: the same images each time, a folder per step."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..labels import LabelSpace
+from ..visualize import panel
+
+
+class PanelWriter:
+    """Draws image | truth | prediction | error for chosen images of an evaluation set.
+
+    Args:
+        label_space: restores original ids, and knows names and colours.
+        ids: the id of each image of the set, in order; used as file names.
+        count: how many to draw, spread evenly over the set.
+        image_mean, image_std: undo the normalisation of `pixel_values`.
+    """
+
+    def __init__(
+        self,
+        label_space: LabelSpace,
+        ids: Sequence[str],
+        count: int,
+        image_mean: Sequence[float],
+        image_std: Sequence[float],
+    ) -> None:
+        self.label_space = label_space
+        chosen = np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int) if count and len(ids) else []
+        self.names = {int(i): re.sub(r"[^\w.-]+", "_", str(ids[int(i)])) for i in chosen}
+        self.image_mean, self.image_std = image_mean, image_std
+        self.folder: Path | None = None  # set by the trainer before each evaluation
+
+    def write(self, index: int, pixel_values: torch.Tensor, truth: torch.Tensor, prediction: torch.Tensor) -> None:
+        """Draw one image if it was chosen.
+
+        Args:
+            index: its place in the set.
+            pixel_values: (3, h, w) normalised.
+            truth, prediction: (H, W) train ids at original size.
+        """
+        if self.folder is None or index not in self.names:
+            return
+        mean = torch.tensor(self.image_mean).view(3, 1, 1)
+        std = torch.tensor(self.image_std).view(3, 1, 1)
+        pixels = (pixel_values.float().cpu() * std + mean).mul(255).round().clamp(0, 255).byte()
+        image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+        height, width = truth.shape
+        drawn = panel(
+            image.resize((width, height)) if image.size != (width, height) else image,
+            self.label_space.decode(truth.cpu().numpy()),
+            self.label_space.decode(prediction.cpu().numpy()),
+            self.label_space,
+            title=self.names[index],
+        )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        drawn.save(self.folder / f"{self.names[index]}.png")

@@ -1,0 +1,249 @@
+"""DinoSegTrainer: transformers' Trainer with a mask-classification loss and streamed evaluation."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from ..data import EvalDataset, SegmentationDataset, collate, collate_eval, expand_batch
+from ..inference import predict_label_map
+from ..labels import LabelSpace
+from ..losses import MaskClassificationLoss, PixelLoss
+from ..metrics import confusion_matrix, per_class_table
+from .errors import RunError
+from .evaluation import StreamedMetrics
+from .optim import parameter_groups
+from .panel_writer import PanelWriter
+
+logger = logging.getLogger(__name__)
+
+
+class DinoSegTrainer(Trainer):
+    """Trains and evaluates a `DinoSegForSemanticSegmentation`.
+
+    What differs from `Trainer`:
+
+    * workers hand over bytes (`data.collate`); `pixel_values`, `mask_labels` and `class_labels` are made on the device;
+    * `compute_loss` runs `criterion` with void masked out, normalised over all processes and accumulation steps;
+    * evaluation predicts label maps at the original size through `inference.predict_label_map`, the function that
+      `Segmenter` uses too, and keeps one confusion matrix.
+
+    Args:
+        model, args, train_dataset, eval_dataset, callbacks: as in `Trainer`. `args` must have `batch_eval_metrics` on
+            and `remove_unused_columns` off.
+        processing_class: the image processor, saved beside the model.
+        criterion: the loss; None for a trainer that only evaluates.
+        label_space: restores original ids in metrics and pictures.
+        inference: `{"mode": "whole" | "slide", "window": int, "stride": int}`, how evaluation predicts.
+        panels: how many pictures each evaluation draws into `output_dir/panels/step-<step>/`.
+        backbone_learning_rate_multiplier: the backbone's learning rate as a share of the head's.
+    """
+
+    # `criterion` divides by counts summed over the accumulated batch, so the Trainer must not divide again.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: TrainingArguments,
+        *,
+        criterion: MaskClassificationLoss | PixelLoss | None,
+        label_space: LabelSpace,
+        inference: dict[str, Any],
+        processing_class: Any,
+        train_dataset: SegmentationDataset | None = None,
+        eval_dataset: EvalDataset | None = None,
+        panels: int = 0,
+        backbone_learning_rate_multiplier: float = 0.1,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        if not args.batch_eval_metrics or args.remove_unused_columns:
+            raise RunError("DinoSegTrainer needs batch_eval_metrics=True and remove_unused_columns=False.")
+        self.streamed = StreamedMetrics(label_space)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collate,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=self.streamed,
+            callbacks=callbacks,
+        )
+        self.criterion = criterion.to(args.device) if criterion is not None else None
+        self.label_space = label_space
+        self.inference = inference
+        self.backbone_learning_rate_multiplier = backbone_learning_rate_multiplier
+        ids: Sequence[str] = eval_dataset.ids if eval_dataset is not None else []
+        self.panel_writer = PanelWriter(
+            label_space, ids, panels, processing_class.image_mean, processing_class.image_std
+        )
+        self._terms: dict[str, torch.Tensor | float] = {}  # sums of the loss terms since the last log
+        self._micro_steps = 0  # and over how many batches
+
+    # ------------------------------------------------------------------ data
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        train_collator, self.data_collator = self.data_collator, collate_eval
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = train_collator
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Move a batch to the device; a compact training batch is expanded there."""
+        inputs = super()._prepare_inputs(inputs)
+        if isinstance(inputs["pixel_values"], torch.Tensor) and "mask_labels" not in inputs:
+            processor = self.processing_class
+            inputs = expand_batch(
+                inputs, processor.image_mean, processor.image_std, ignore_index=self.label_space.ignore_index
+            )
+        return inputs
+
+    # ------------------------------------------------------------------ loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
+        """What the loss is divided by: the criterion's counts, summed over accumulation steps and processes."""
+        if not batch_samples or self.criterion is None:
+            return None
+        if isinstance(self.criterion, PixelLoss):
+            counts = [self.criterion.normalizers(batch["labels"]) for batch in batch_samples]
+        else:
+            queries, ignore = self.model.config.num_queries, self.label_space.ignore_index
+            counts = [
+                self.criterion.normalizers([classes_present(m, ignore) for m in batch["labels"]], queries)
+                for batch in batch_samples
+            ]
+        total = torch.stack(counts).sum(0).to(device)
+        return self.accelerator.reduce(total, reduction="sum") if self.args.world_size > 1 else total
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """The criterion's loss; its terms are summed for the log.
+
+        Raises:
+            RunError: if the loss is not finite; the message names the images of the batch.
+        """
+        if self.criterion is None:
+            raise RunError("This trainer was made without a criterion, so it evaluates only.")
+        outputs = model(pixel_values=inputs["pixel_values"])
+        if isinstance(self.criterion, PixelLoss):
+            targets = {"labels": inputs["labels"]}
+        else:
+            targets = {
+                "mask_labels": inputs["mask_labels"],
+                "class_labels": inputs["class_labels"],
+                "void_mask": inputs["labels"] == self.label_space.ignore_index,
+            }
+        terms = self.criterion(outputs, **targets, normalizers=num_items_in_batch, replicas=self.args.world_size)
+        for name, term in terms.items():
+            self._terms[name] = self._terms.get(name, 0.0) + (term.detach() if torch.is_tensor(term) else term)
+        self._micro_steps += 1
+        loss: torch.Tensor = terms["loss"]
+        if not torch.isfinite(loss):
+            raise RunError(self._diverged(loss, inputs))
+        return (loss, outputs) if return_outputs else loss
+
+    def _diverged(self, loss: torch.Tensor, inputs: dict[str, Any]) -> str:
+        ids = self.train_dataset.ids if isinstance(self.train_dataset, SegmentationDataset) else {}
+        names = ", ".join(str(ids[i]) for i in inputs["index"].tolist()) if len(ids) else "unknown"
+        return (
+            f"The loss is {loss.item()} after step {self.state.global_step}, on the images {names}. Earlier "
+            "checkpoints are untouched. Look at these images and their masks, then lower training.learning_rate or "
+            "train in bf16 instead of fp16, and go on with --resume."
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._micro_steps:
+            steps = self._micro_steps / self.args.gradient_accumulation_steps
+            logs.update({name: round(float(t) / steps, 4) for name, t in self._terms.items() if name != "loss"})
+            self._terms, self._micro_steps = {}, 0
+        super().log(logs, start_time)
+
+    # ------------------------------------------------------------------ optimiser
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
+            target = self.model if model is None else model
+            optimizer_cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, target)
+            groups = parameter_groups(
+                target,
+                learning_rate=self.args.learning_rate,
+                weight_decay=self.args.weight_decay,
+                backbone_learning_rate_multiplier=self.backbone_learning_rate_multiplier,
+            )
+            self.optimizer_cls_and_kwargs = (optimizer_cls, {**kwargs, "params": groups})
+        return super().create_optimizer(model)
+
+    # ------------------------------------------------------------------ evaluation
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        if self.panel_writer.folder is None:
+            self.panel_writer.folder = Path(self.args.output_dir) / "panels" / f"step-{self.state.global_step:06d}"
+        try:
+            metrics = super().evaluate(*args, **kwargs)
+        finally:
+            self.panel_writer.folder = None
+        if self.streamed.matrix is not None and self.is_world_process_zero():
+            logger.info(
+                "step %d: mean IoU %.4f on %d images\n%s",
+                self.state.global_step,
+                self.streamed.summary["mean_iou"],
+                self.streamed.summary["num_images"],
+                per_class_table(self.streamed.matrix, self.label_space),
+            )
+        return metrics
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """Predict label maps at original size.
+
+        Returns:
+            (None, (B, C, C + 1) int64 confusion matrices of single images, (B,) their indices).
+        """
+        inputs = self._prepare_inputs(inputs)
+        matrices = []
+        with torch.no_grad(), self.compute_loss_context_manager():
+            for index, pixel_values, truth in zip(
+                inputs["index"].tolist(), inputs["pixel_values"], inputs["labels"], strict=True
+            ):
+                size = (truth.shape[-2], truth.shape[-1])
+                prediction = predict_label_map(model, pixel_values[None], size, **self.inference)[0]
+                matrices.append(
+                    confusion_matrix(
+                        prediction, truth, self.label_space.num_labels, ignore_index=self.label_space.ignore_index
+                    )
+                )
+                self.panel_writer.write(index, pixel_values, truth, prediction)
+        return None, torch.stack(matrices), inputs["index"]
+
+    # ------------------------------------------------------------------ saving
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        # Pickled, and everything in it stands in recipe.yaml: nothing pickled goes into a checkpoint folder.
+        pickled = Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME
+        if self.args.should_save and pickled.exists():
+            os.remove(pickled)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The card is written by `hub.card` when training ends; the Trainer's would replace it on each push."""

@@ -1,0 +1,47 @@
+"""Every test runs offline, on few threads, and writes only below its tmp_path."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["ACCELERATE_USE_CPU"] = "1"
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+TINY_RECIPE = """
+labels: {classes: {0: background, 1: artery, 2: vein, 3: disc}, ignore: [255]}
+data: {source: synthetic-retina, num_train: 6, num_validation: 3, size: 96, crop_size: 64}
+model:
+  backbone:
+    {model_type: dinov3_vit, hidden_size: 32, num_hidden_layers: 4, num_attention_heads: 2, intermediate_size: 64}
+  num_queries: 8
+  hidden_dim: 32
+  head_attention_heads: 2
+  pixel_decoder_layers: 1
+  pixel_decoder_ffn_dim: 32
+  decoder_layers: 2
+  decoder_ffn_dim: 32
+training:
+  output_dir: OUTPUT
+  max_steps: 4
+  eval_steps: 2
+  save_steps: 2
+  logging_steps: 1
+  per_device_train_batch_size: 2
+  use_cpu: true
+  disable_tqdm: true
+evaluation: {window: 64, stride: 42, panels: 2}
+"""
+
+
+@pytest.fixture
+def tiny_recipe(tmp_path: Path) -> Path:
+    """A recipe that trains for four steps in seconds; its output folder is `tmp_path / "run"`."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY_RECIPE.replace("OUTPUT", str(tmp_path / "run")))
+    return path

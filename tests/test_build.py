@@ -1,0 +1,128 @@
+"""A whole run on generated pictures, from recipe to checkpoint folder."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hf_dinoseg import LabelSpace, Segmenter, load_recipe
+from hf_dinoseg.build import build_data, evaluate, train
+from hf_dinoseg.data import read_image, read_mask
+from hf_dinoseg.training import RunError
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """One short run, shared: (folder, what `train` returned)."""
+    from conftest import TINY_RECIPE
+
+    folder = tmp_path_factory.mktemp("build")
+    recipe = folder / "tiny.yaml"
+    recipe.write_text(TINY_RECIPE.replace("OUTPUT", str(folder / "run")))
+    return folder / "run", train(load_recipe(recipe))
+
+
+def _truths(folder):
+    recipe = load_recipe(folder / "recipe.yaml")
+    for row in build_data(recipe)["validation"]:
+        yield row["id"], read_image(row["image"]), read_mask(row["mask"], "index")
+
+
+def test_the_output_folder_is_a_checkpoint_folder_with_nothing_pickled_in_it(run):
+    folder, metrics = run
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json", "README.md", "recipe.yaml"):
+        assert (folder / name).is_file(), name
+    assert (folder / "modeling_dinoseg.py").is_file()
+    assert len(list((folder / "panels" / "final").glob("*.png"))) == 2
+    assert {p.name for p in (folder / "panels").iterdir()} == {"step-000002", "step-000004", "final"}
+    assert not list(folder.glob("*.bin")) + list(folder.glob("*.pt*")) + list(folder.glob("*.pkl"))
+    assert json.loads((folder / "metrics.json").read_text())["mean_iou"] == pytest.approx(metrics["mean_iou"])
+    assert load_recipe(folder / "recipe.yaml").training["max_steps"] == 4
+
+
+def test_reported_iou_is_that_of_segmenter_label_maps_against_the_masks_on_disk(run):
+    """The deployment path, in original ids, counted here by hand, gives the figure that training reported."""
+    folder, metrics = run
+    segmenter = Segmenter.from_pretrained(folder)
+    inter, union = np.zeros(4), np.zeros(4)
+    for _, image, mask in _truths(folder):
+        predicted = segmenter(image).label_map
+        for c in range(4):
+            inter[c] += np.sum((predicted == c) & (mask == c))
+            union[c] += np.sum((predicted == c) | (mask == c))
+    assert metrics["mean_iou"] == pytest.approx(np.mean(inter[union > 0] / union[union > 0]), abs=1e-9)
+    assert metrics["num_images"] == 3
+
+
+def test_evaluate_on_the_checkpoint_repeats_the_figure(run, tmp_path):
+    folder, metrics = run
+    again = evaluate(str(folder), output=str(tmp_path / "report"))
+    assert again["mean_iou"] == metrics["mean_iou"]
+    assert again["per_category_iou"] == pytest.approx(metrics["per_category_iou"], nan_ok=True)
+    assert len(list((tmp_path / "report" / "panels").glob("*.png"))) == 2
+
+
+def test_evaluate_refuses_labels_that_mean_something_else(run, tmp_path):
+    folder, _ = run
+    recipe = load_recipe(folder / "recipe.yaml", ["labels.classes={0: background, 1: artery, 2: vein, 4: disc}"])
+    with pytest.raises(RunError, match="answers in the ids"):
+        evaluate(str(folder), recipe)
+
+
+def test_a_second_run_into_the_folder_is_refused_before_anything_is_touched(run):
+    folder, _ = run
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+    with pytest.raises(RunError, match="already holds a run"):
+        train(load_recipe(folder / "recipe.yaml"))
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
+
+
+def test_overwrite_with_missing_data_keeps_the_finished_run(run, tmp_path):
+    folder, _ = run
+    broken = load_recipe(folder / "recipe.yaml", [f"data={{source: folder, root: {tmp_path / 'nowhere'}}}"])
+    with pytest.raises(ValueError, match="nowhere"):
+        train(broken, overwrite=True)
+    assert (folder / "model.safetensors").is_file()
+
+
+def test_resume_refuses_another_model_or_other_labels(run):
+    folder, _ = run
+    with pytest.raises(RunError, match=r"model\.num_queries 8.*9"):
+        train(load_recipe(folder / "recipe.yaml", ["model.num_queries=9"]), resume=True)
+
+
+def test_original_ids_come_back_where_zero_is_void(tmp_path):
+    """ADE20K's rule end to end: 0 is void, ids 1..3 are learned as 0..2 and answered as 1..3."""
+    from conftest import TINY_RECIPE
+
+    text = TINY_RECIPE.replace("OUTPUT", str(tmp_path / "run"))
+    path = tmp_path / "reduced.yaml"
+    path.write_text(text)
+    recipe = load_recipe(
+        path,
+        ["labels={classes: {1: artery, 2: vein, 3: disc}, reduce_zero_label: true, ignore: [255]}"],
+    )
+    metrics = train(recipe)
+    assert [key.split()[0] for key in metrics["per_category_iou"]] == ["1", "2", "3"]
+    segmenter = Segmenter.from_pretrained(tmp_path / "run")
+    assert segmenter.model.config.id2label == {0: "artery", 1: "vein", 2: "disc"}
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (70, 50, 3), dtype=np.uint8))
+    label_map = segmenter(image).label_map
+    assert label_map.shape == (70, 50) and set(np.unique(label_map)) <= {1, 2, 3}
+    # an untrained answer would pass the above too, so: the confusion matrix counts no void pixel
+    space = LabelSpace.from_dict(segmenter.model.config.label_space)
+    labelled = sum(int((mask > 0).sum()) for _, _, mask in _truths(tmp_path / "run"))
+    from hf_dinoseg.build import build_processor
+    from hf_dinoseg.data import EvalDataset
+    from hf_dinoseg.inference import predict_label_map
+    from hf_dinoseg.metrics import ConfusionMatrix
+
+    matrix = ConfusionMatrix(space.num_labels, space.ignore_index)
+    for item in EvalDataset(build_data(recipe)["validation"], build_processor(recipe)):
+        size = tuple(item["labels"].shape)
+        with torch.no_grad():
+            predicted = predict_label_map(segmenter.model, item["pixel_values"][None], size)[0]
+        matrix.update(predicted, item["labels"])
+    assert int(matrix.matrix.sum()) == labelled
