@@ -19,6 +19,7 @@ from ..inference import predict_label_map
 from ..labels import LabelSpace
 from ..losses import MaskClassificationLoss, PixelLoss
 from ..metrics import confusion_matrix, per_class_table
+from .callbacks import EpochCallback
 from .errors import RunError
 from .evaluation import StreamedMetrics
 from .optim import parameter_groups
@@ -77,7 +78,7 @@ class DinoSegTrainer(Trainer):
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             compute_metrics=self.streamed,
-            callbacks=callbacks,
+            callbacks=[EpochCallback(train_dataset), *(callbacks or [])],
         )
         self.criterion = criterion.to(args.device) if criterion is not None else None
         self.label_space = label_space
@@ -104,9 +105,7 @@ class DinoSegTrainer(Trainer):
         inputs = super()._prepare_inputs(inputs)
         if isinstance(inputs["pixel_values"], torch.Tensor) and "mask_labels" not in inputs:
             processor = self.processing_class
-            inputs = expand_batch(
-                inputs, processor.image_mean, processor.image_std, ignore_index=self.label_space.ignore_index
-            )
+            inputs = expand_batch(inputs, processor.image_mean, processor.image_std)
         return inputs
 
     # ------------------------------------------------------------------ loss
@@ -118,11 +117,8 @@ class DinoSegTrainer(Trainer):
         if isinstance(self.criterion, PixelLoss):
             counts = [self.criterion.normalizers(batch["labels"]) for batch in batch_samples]
         else:
-            queries, ignore = self.model.config.num_queries, self.label_space.ignore_index
-            counts = [
-                self.criterion.normalizers([classes_present(m, ignore) for m in batch["labels"]], queries)
-                for batch in batch_samples
-            ]
+            queries = self.model.config.num_queries
+            counts = [self.criterion.normalizers(batch["class_labels"], queries) for batch in batch_samples]
         total = torch.stack(counts).sum(0).to(device)
         return self.accelerator.reduce(total, reduction="sum") if self.args.world_size > 1 else total
 

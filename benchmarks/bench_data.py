@@ -1,0 +1,182 @@
+"""Images a second and core, from encoded files to training tensors, beside what else one would do.
+
+    python benchmarks/bench_data.py [--crop 512] [--images 12] [--rounds 9]
+
+One run, one thread, processor time (what else runs on the machine counts little). Each round runs every way over the
+same pictures in turn; the table gives the median over rounds.
+
+* ours: the training dataset, all augmentations on, to the compact sample that a worker sends
+* ours, expanded: the same, and then floats and masks made on the CPU as `expand_batch` does
+* resize, then crop: the same augmentations from the same files, but resizing the whole picture first
+* Mask2FormerImageProcessorPil: transformers' processor, which resizes to the crop's size and augments nothing
+* decoding: JPEG and PNG to arrays, nothing else
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from datasets import Dataset, disable_progress_bars  # noqa: E402
+from PIL import Image  # noqa: E402
+from transformers import Mask2FormerImageProcessorPil  # noqa: E402
+
+from hf_dinoseg.data import (  # noqa: E402
+    SegmentationDataset,
+    TrainTransform,
+    collate,
+    expand_batch,
+    prepare_targets,
+    read_image,
+    read_label_map,
+)
+from hf_dinoseg.data.augment import color_matrix, largest_class_share  # noqa: E402
+from hf_dinoseg.data.sources import FEATURES  # noqa: E402
+from hf_dinoseg.labels import LabelSpace  # noqa: E402
+
+NUM_CLASSES = 19
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def clouds(width: int, height: int, octaves: int, rng: np.random.Generator) -> np.ndarray:
+    """(height, width) float32 noise whose detail falls off as that of photographs does, about 0 ± 1."""
+    total = np.zeros((height, width), np.float32)
+    for octave in range(octaves):
+        shape = (3 * 2**octave, 4 * 2**octave)
+        layer = Image.fromarray(rng.standard_normal(shape, dtype=np.float32))
+        total += np.asarray(layer.resize((width, height), Image.Resampling.BICUBIC)) / 2 ** (0.75 * octave)
+    return total / total.std()
+
+
+def make_rows(width: int, height: int, count: int) -> Dataset:
+    """Pictures about as hard to decode as photographs (JPEG, quality 90), masks of coherent regions (PNG)."""
+    rows = []
+    for i in range(count):
+        rng = np.random.default_rng([width, i])
+        shade = clouds(width, height, 9, rng)
+        pixels = np.stack([128 + 45 * shade + 12 * clouds(width, height, 4, rng) for _ in range(3)], axis=-1)
+        regions = np.stack([clouds(width, height, 4, rng) for _ in range(NUM_CLASSES)])
+        files = []
+        for array, kind in ((pixels.clip(0, 255), "JPEG"), (regions.argmax(0), "PNG")):
+            buffer = io.BytesIO()
+            Image.fromarray(array.astype(np.uint8)).save(buffer, kind, **({"quality": 90} if kind == "JPEG" else {}))
+            files.append({"path": None, "bytes": buffer.getvalue()})
+        rows.append({"id": str(i), "image": files[0], "mask": files[1]})
+    return Dataset.from_list(rows, features=FEATURES)
+
+
+def resize_then_crop(row: dict[str, Any], crop: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """The usual order, in Pillow: scale picture and label map whole, then look for a crop, flip, change colours."""
+    image, labels = read_image(row["image"]), Image.fromarray(read_label_map(row["label_map"]))
+    scale = rng.uniform(0.5, 2.0)
+    size = (round(image.width * scale), round(image.height * scale))
+    image, labels = image.resize(size, Image.Resampling.BILINEAR), labels.resize(size, Image.Resampling.NEAREST)
+    width, height = min(crop, size[0]), min(crop, size[1])
+    for _ in range(10):
+        left = int(rng.integers(size[0] - width, endpoint=True))
+        top = int(rng.integers(size[1] - height, endpoint=True))
+        box = (left, top, left + width, top + height)
+        kept_labels = np.asarray(labels.crop(box))
+        if largest_class_share(kept_labels, 255) <= 0.75:
+            break
+    kept = image.crop(box)
+    if rng.random() < 0.5:
+        kept, kept_labels = kept.transpose(Image.Transpose.FLIP_LEFT_RIGHT), kept_labels[:, ::-1]
+    if (matrix := color_matrix(rng)) is not None:
+        kept = kept.convert("RGB", matrix)
+    pixels = np.zeros((crop, crop, 3), np.uint8)
+    pixels[:height, :width] = np.asarray(kept)
+    padded = np.full((crop, crop), 255, np.uint8)
+    padded[:height, :width] = kept_labels
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), torch.from_numpy(padded)
+
+
+def ways(rows: Dataset, crop: int) -> dict[str, Callable[[int, int], Any]]:
+    """Each takes (picture's index, round)."""
+    space = LabelSpace({i: str(i) for i in range(NUM_CLASSES)})
+    prepared = prepare_targets(rows, space)
+    data = SegmentationDataset(prepared, TrainTransform(crop), seed=0)
+    processor = Mask2FormerImageProcessorPil(size={"height": crop, "width": crop}, ignore_index=255)
+
+    def ours(index: int, epoch: int) -> Any:
+        data.set_epoch(epoch)
+        return data[index]
+
+    def usual(index: int, epoch: int) -> Any:
+        return resize_then_crop(prepared[index], crop, np.random.default_rng([0, epoch, index]))
+
+    def processed(index: int, epoch: int) -> Any:
+        row = rows[index]
+        image: Any = Image.open(io.BytesIO(row["image"]["bytes"]))
+        mask = np.asarray(Image.open(io.BytesIO(row["mask"]["bytes"])))
+        return processor(images=[image], segmentation_maps=[mask], return_tensors="pt")
+
+    def decoded(index: int, epoch: int) -> Any:
+        row = rows[index]
+        return [np.asarray(Image.open(io.BytesIO(row[key]["bytes"]))) for key in ("image", "mask")]
+
+    return {
+        "ours": ours,
+        "ours, expanded": lambda index, epoch: expand_batch(collate([ours(index, epoch)]), MEAN, STD, 255),
+        "resize, then crop (Pillow)": usual,
+        "Mask2FormerImageProcessorPil, resize only": processed,
+        "decoding JPEG + PNG": decoded,
+    }
+
+
+def measure(functions: dict[str, Callable[[int, int], Any]], images: int, rounds: int) -> dict[str, float]:
+    """Milliseconds a picture: the median over rounds of the mean over pictures."""
+    spent: dict[str, list[float]] = {name: [] for name in functions}
+    for epoch in range(rounds + 1):  # the first round only warms up
+        for name, function in functions.items():
+            start = time.process_time()
+            for index in range(images):
+                function(index, epoch)
+            if epoch:
+                spent[name].append((time.process_time() - start) * 1000 / images)
+    return {name: statistics.median(times) for name, times in spent.items()}
+
+
+def bytes_sent(rows: Dataset, crop: int) -> float:
+    """Bytes of a sample between processes, relative to pixels plus one byte a pixel of labels."""
+    item = ways(rows, crop)["ours"](0, 0)
+    size = sum(value.numel() * value.element_size() for value in item.values() if isinstance(value, torch.Tensor))
+    return size / (4 * crop * crop)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--crop", type=int, default=512)
+    parser.add_argument("--images", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=9)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    disable_progress_bars()
+    print(f"{arguments.crop}² crops, {arguments.images} pictures, median of {arguments.rounds} rounds, CPU time\n")
+    print("| source | way | ms a picture | pictures a second | ours is faster by |\n| --- | --- | --- | --- | --- |")
+    for width, height in ((683, 512), (2048, 1024)):
+        rows = make_rows(width, height, arguments.images)
+        times = measure(ways(rows, arguments.crop), arguments.images, arguments.rounds)
+        for name, milliseconds in times.items():
+            ratio = f"{milliseconds / times['ours']:.2f}×"
+            print(f"| {width}×{height} | {name} | {milliseconds:.1f} | {1000 / milliseconds:.0f} | {ratio} |")
+    print(
+        f"\nbytes sent between processes a sample: {bytes_sent(rows, arguments.crop):.3f} × (pixels + a byte a label)"
+    )
+    rows = make_rows(683, 512, 1).select([0] * 1000)
+    start = time.process_time()
+    prepare_targets(rows, LabelSpace({i: str(i) for i in range(NUM_CLASSES)}))
+    print(f"map of 1000 masks at 683×512, one process: {time.process_time() - start:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

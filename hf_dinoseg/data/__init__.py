@@ -1,0 +1,30 @@
+"""From files to batches: sources → prepared targets → augmented samples → batches."""
+
+from .augment import TrainTransform
+from .collate import collate, collate_eval, expand_batch
+from .dataset import EvalDataset, SegmentationDataset
+from .errors import DataError
+from .masks import read_image, read_label_map, read_mask
+from .sources import load_folder, load_synthetic_retina
+from .synthetic import draw_fundus
+from .targets import class_masks, classes_present, masks_from_label_map, prepare_targets
+
+__all__ = [
+    "DataError",
+    "EvalDataset",
+    "SegmentationDataset",
+    "TrainTransform",
+    "class_masks",
+    "classes_present",
+    "collate",
+    "collate_eval",
+    "draw_fundus",
+    "expand_batch",
+    "load_folder",
+    "load_synthetic_retina",
+    "masks_from_label_map",
+    "prepare_targets",
+    "read_image",
+    "read_label_map",
+    "read_mask",
+]

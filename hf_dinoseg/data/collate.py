@@ -1,0 +1,65 @@
+"""Samples to batches. Bytes travel between processes; floats and masks are made where the batch is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from .targets import class_masks
+
+
+def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A training batch, compact: 4 bytes a pixel (7 above 255 classes).
+
+    Returns:
+        `index` (B,) int64, first, so that whoever needs the batch's size finds it on one axis; `pixel_values`
+        (B, 3, H, W) uint8; `labels` (B, H, W) uint8 or int32 train ids; `class_labels` list of (N_i,) int64, the
+        classes present, found by the workers so that nobody has to ask the device for them.
+    """
+    return {
+        "index": torch.tensor([item["index"] for item in items], dtype=torch.int64),
+        "pixel_values": torch.stack([item["pixel_values"] for item in items]),
+        "labels": torch.stack([item["labels"] for item in items]),
+        "class_labels": [item["class_labels"] for item in items],
+    }
+
+
+def collate_eval(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """An evaluation batch: pictures of any size side by side.
+
+    Returns:
+        `index` (B,) int64; `pixel_values` list of (3, H, W) float32; `labels` list of (H0, W0) train ids.
+    """
+    return {
+        "index": torch.tensor([item["index"] for item in items], dtype=torch.int64),
+        "pixel_values": [item["pixel_values"] for item in items],
+        "labels": [item["labels"] for item in items],
+    }
+
+
+def expand_batch(
+    batch: Mapping[str, Any], image_mean: Sequence[float], image_std: Sequence[float]
+) -> dict[str, Any]:
+    """A batch of `collate` made ready for model and loss, on the device that it is on.
+
+    Args:
+        batch: what `collate` gave.
+        image_mean: a value a channel, on the scale 0 to 1.
+        image_std: likewise.
+
+    Returns:
+        `index` (B,); `pixel_values` (B, 3, H, W) float32, (x / 255 - mean) / std; `labels` (B, H, W) int64;
+        `mask_labels` list of (N_i, H, W) bool and `class_labels` list of (N_i,) int64, N_i the classes in picture i.
+    """
+    pixels, labels = batch["pixel_values"], batch["labels"]
+    mean = torch.tensor(image_mean, dtype=torch.float32, device=pixels.device).view(-1, 1, 1)
+    std = torch.tensor(image_std, dtype=torch.float32, device=pixels.device).view(-1, 1, 1)
+    return {
+        "index": batch["index"],
+        "pixel_values": pixels.to(torch.float32).div_(255).sub_(mean).div_(std),
+        "labels": labels.to(torch.int64),
+        "mask_labels": [class_masks(m, c) for m, c in zip(labels, batch["class_labels"], strict=True)],
+        "class_labels": list(batch["class_labels"]),
+    }

@@ -1,0 +1,170 @@
+"""Rows of files to targets: a compact train-id label map a row, made once and cached; masks are cut from it on use.
+
+What travels and is stored is always the (H, W) map, never N masks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from datasets import Dataset, Features, List, Value, concatenate_datasets
+
+from ..labels import LabelError, LabelSpace
+from .errors import DataError
+from .masks import cell_name, encode_label_map, read_mask, upright_size
+
+_VERSION = 1  # raise when the targets of the same files would come out otherwise, so that old caches are left alone
+
+TARGET_FEATURES = Features(
+    {
+        "label_map": datasets.Image(decode=False),
+        "class_labels": List(Value("int64")),
+        "pixel_counts": List(Value("int64")),
+        "void_pixels": Value("int64"),
+        "height": Value("int64"),
+        "width": Value("int64"),
+    }
+)
+
+
+def prepare_targets(dataset: Dataset, label_space: LabelSpace, num_proc: int | None = None) -> Dataset:
+    """Reads every mask once and adds the columns that training and evaluation use.
+
+    Added: `label_map` (PNG bytes of the (H, W) train-id map, see `masks.read_label_map`), `class_labels` (train ids
+    present, ascending), `pixel_counts` (in the same order), `void_pixels`, `height`, `width`. Pictures are read to
+    their end as well, so that a broken file is met now and not in the middle of a run.
+
+    The result is cached in the datasets cache folder, under a fingerprint of the label space and of each file's path,
+    size and time of change: a mask that was edited is read again.
+
+    Args:
+        dataset: columns `id`, `image`, `mask` as the sources give them.
+        num_proc: processes that share the work; None works in this one.
+
+    Raises:
+        DataError: if a file cannot be read, or the sizes of a picture and its mask differ.
+        LabelError: if a mask holds ids that the label space does not know. Both name the file.
+    """
+    text = json.dumps(label_space.to_dict(), sort_keys=True)
+    fingerprint = _fingerprint(dataset, text)
+    cache_file = None
+    if datasets.is_caching_enabled():
+        folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_dinoseg"
+        folder.mkdir(parents=True, exist_ok=True)
+        cache_file = str(folder / f"targets-{fingerprint}.arrow")
+    targets = dataset.map(
+        _row_targets,
+        input_columns=["image", "mask"],
+        remove_columns=dataset.column_names,  # joined again below: pictures stored as bytes are not copied to the cache
+        fn_kwargs={"label_space": text},
+        features=TARGET_FEATURES,
+        num_proc=num_proc,
+        cache_file_name=cache_file,
+        new_fingerprint=fingerprint,
+        desc="Reading masks",
+    )
+    return concatenate_datasets([dataset, targets], axis=1)
+
+
+def _fingerprint(dataset: Dataset, label_space: str) -> str:
+    """Equal in every process for the same files and label space, and for no others."""
+    digest = hashlib.blake2b(f"{_VERSION} {label_space}".encode(), digest_size=8)
+    for row in dataset.select_columns(["image", "mask"]):
+        for cell in (row["image"], row["mask"]):
+            if cell["bytes"] is not None:
+                digest.update(hashlib.blake2b(cell["bytes"]).digest())
+            else:
+                try:
+                    stat = os.stat(cell["path"])
+                except OSError as error:
+                    raise DataError(f"{cell_name(cell)}: {error.strerror or error}.") from None
+                digest.update(f"{cell['path']}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=8)
+def _label_space(text: str) -> LabelSpace:
+    return LabelSpace.from_dict(json.loads(text))
+
+
+def _row_targets(image: dict[str, Any], mask: dict[str, Any], label_space: str) -> dict[str, Any]:
+    space = _label_space(label_space)
+    stored = read_mask(mask, space.encoding)
+    _check_sizes(image, mask, (stored.shape[1], stored.shape[0]))
+    try:
+        label_map = space.encode(stored, where=cell_name(mask))
+    except LabelError as error:
+        if cell_name(mask).lower().endswith((".jpg", ".jpeg")):
+            raise LabelError(
+                f"{error} The mask is a JPEG, which alters pixel values at every edge; masks are kept exact by PNG."
+            ) from None
+        raise
+    counts = np.bincount(label_map.ravel(), minlength=space.ignore_index + 1)
+    void = int(counts[space.ignore_index])
+    counts[space.ignore_index] = 0
+    present = np.flatnonzero(counts)
+    return {
+        "label_map": {"path": None, "bytes": encode_label_map(label_map)},
+        "class_labels": present.tolist(),
+        "pixel_counts": counts[present].tolist(),
+        "void_pixels": void,
+        "height": label_map.shape[0],
+        "width": label_map.shape[1],
+    }
+
+
+def _check_sizes(image: dict[str, Any], mask: dict[str, Any], mask_size: tuple[int, int]) -> None:
+    size = upright_size(image)
+    if size == mask_size:
+        return
+    hint = "Give each picture the mask that was drawn on it, at the same size."
+    if size == mask_size[::-1]:
+        hint = (
+            "The one is the other lying on its side: one of the two files is probably turned by an EXIF orientation "
+            "tag that its partner lacks. Save both upright, without the tag."
+        )
+    raise DataError(
+        f"{cell_name(image)} is {size[0]}×{size[1]} (width×height), its mask {cell_name(mask)} is "
+        f"{mask_size[0]}×{mask_size[1]}. {hint}"
+    )
+
+
+def classes_present(label_map: torch.Tensor, ignore_index: int) -> torch.Tensor:
+    """The classes in a map of train ids, ascending, void left out: (N,) int64; N is 0 where all is void."""
+    classes = torch.unique(label_map).to(torch.int64)
+    return classes[classes != ignore_index]
+
+
+def class_masks(label_map: torch.Tensor, class_labels: torch.Tensor) -> torch.Tensor:
+    """The mask of each class: (H, W) train ids and (N,) classes to (N, H, W) bool. The only function that makes masks."""
+    return label_map[None] == class_labels[:, None, None].to(label_map.dtype)
+
+
+def masks_from_label_map(label_map: torch.Tensor, ignore_index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """One mask for each class present.
+
+    Args:
+        label_map: (H, W) train ids of any integer type, on any device.
+        ignore_index: the train id of void, which becomes no mask.
+
+    Returns:
+        `mask_labels` (N, H, W) bool and `class_labels` (N,) int64 in ascending order. N is 0 where all is void.
+
+    Example:
+        >>> masks, classes = masks_from_label_map(torch.tensor([[0, 2], [2, 255]]), ignore_index=255)
+        >>> classes
+        tensor([0, 2])
+        >>> masks.int()[1]
+        tensor([[0, 1],
+                [1, 0]], dtype=torch.int32)
+    """
+    classes = classes_present(label_map, ignore_index)
+    return class_masks(label_map, classes), classes

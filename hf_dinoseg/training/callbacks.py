@@ -1,0 +1,26 @@
+"""What happens at fixed moments of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..data import SegmentationDataset
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the training set which epoch begins.
+
+    accelerate's loader passes the epoch to its sampler and only where there is none to the data set: with several
+    processes, or when a run resumes within an epoch, the data set would never hear of it and draw old crops again.
+    """
+
+    def __init__(self, dataset: SegmentationDataset | None) -> None:
+        self.dataset = dataset
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.dataset is not None:
+            self.dataset.set_epoch(int((state.epoch or 0) + 1e-6))  # 1.9999… is the second epoch's end

@@ -1,0 +1,186 @@
+"""Folders of files to rows, and every way in which such folders are wrong."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_dinoseg.data import DataError, load_folder, load_synthetic_retina, read_image, read_mask
+
+LAYOUT = {"image": "images/{split}", "mask": "masks/{split}", "train": "train", "validation": "val"}
+FLAT = {"image": "images", "mask": "masks", "train": "train.txt", "validation": "val.txt"}
+
+
+def write(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (3, 2)).save(path)
+
+
+def make(root: Path) -> Path:
+    for split, names in (("train", "abc"), ("val", "de")):
+        write(root / "images" / split, [f"{n}.jpg" for n in names])
+        write(root / "masks" / split, [f"{n}.png" for n in names])
+    return root
+
+
+def make_flat(root: Path) -> Path:
+    write(root / "images", [f"{n}.jpg" for n in "abcde"])
+    write(root / "masks", [f"{n}.png" for n in "abcde"])
+    (root / "train.txt").write_text("c\na\n")
+    (root / "val.txt").write_text("\ufeffb.jpg\r\n\r\n d \r\n", encoding="utf-8")
+    return root
+
+
+def test_pairs_by_stem_in_order(tmp_path: Path) -> None:
+    data = load_folder(make(tmp_path), **LAYOUT)
+    assert {split: rows["id"][:] for split, rows in data.items()} == {
+        "train": ["a", "b", "c"],
+        "validation": ["d", "e"],
+    }
+    row = data["train"][1]
+    assert row["image"] == {"path": str(tmp_path / "images/train/b.jpg"), "bytes": None}
+    assert row["mask"] == {"path": str(tmp_path / "masks/train/b.png"), "bytes": None}
+    assert list(row) == ["id", "image", "mask"]
+
+
+def test_any_picture_type_in_any_depth_of_folder(tmp_path: Path) -> None:
+    names = ["a.JPG", "city/b.png", "city/north/b.tif", "c.v2.bmp", "d.webp", "e.gif", "f.jpeg"]
+    stems = ["a", "c.v2", "city/b", "city/north/b", "d", "e", "f"]
+    for split in ("train", "val"):
+        write(tmp_path / "images" / split, names)
+        write(tmp_path / "masks" / split, [f"{stem}.png" for stem in stems])
+        (tmp_path / "images" / split / "notes.txt").write_text("passed over")
+        (tmp_path / "images" / split / ".hidden.png").write_text("passed over")
+    assert load_folder(tmp_path, **LAYOUT)["train"]["id"][:] == stems
+
+
+def test_the_root_may_be_relative_and_cells_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    path = load_folder("data", **LAYOUT)["train"][0]["image"]["path"]
+    assert os.path.isabs(path) and os.path.samefile(path, tmp_path / "data/images/train/a.jpg")
+
+
+def test_split_files_divide_one_folder(tmp_path: Path) -> None:
+    data = load_folder(make_flat(tmp_path), **FLAT)
+    assert {split: rows["id"][:] for split, rows in data.items()} == {"train": ["a", "c"], "validation": ["b", "d"]}
+
+
+def test_a_stem_with_a_dot_in_a_split_file_is_not_cut(tmp_path: Path) -> None:
+    make_flat(tmp_path)
+    write(tmp_path / "images", ["x.v2.jpg"])
+    write(tmp_path / "masks", ["x.v2.png"])
+    (tmp_path / "train.txt").write_text("x.v2")
+    assert load_folder(tmp_path, **FLAT)["train"]["id"][:] == ["x.v2"]
+
+
+def test_split_files_that_share_pictures_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (make_flat(tmp_path) / "val.txt").write_text("a\nd")
+    with caplog.at_level(logging.WARNING, logger="hf_dinoseg"):
+        load_folder(tmp_path, **FLAT)
+    assert "1 pictures are in training and in validation: a" in caplog.text
+
+
+def test_missing_folders_are_named_with_what_is_there(tmp_path: Path) -> None:
+    make(tmp_path)
+    with pytest.raises(DataError, match=r"data\.root: there is no folder .*nowhere"):
+        load_folder(tmp_path / "nowhere", **LAYOUT)
+    with pytest.raises(
+        DataError, match=r"data\.image: there is no folder .*images/valid\. .* holds the folders train, val"
+    ):
+        load_folder(tmp_path, **{**LAYOUT, "validation": "valid"})
+    with pytest.raises(DataError, match=r"data\.mask: there is no folder .*labels/train"):
+        load_folder(tmp_path, **{**LAYOUT, "mask": "labels/{split}"})
+    with pytest.raises(DataError, match="in both .* or in neither"):
+        load_folder(tmp_path, **{**LAYOUT, "mask": "masks"})
+
+
+def test_a_picture_without_mask_and_a_mask_without_picture_are_named(tmp_path: Path) -> None:
+    make(tmp_path)
+    write(tmp_path / "images/train", [f"lone{i}.jpg" for i in range(7)])
+    message = r"data\.train \(train\): 7 of 10 pictures have no mask .*: lone0, lone1, lone2, lone3, lone4 and 2 more"
+    with pytest.raises(DataError, match=message):
+        load_folder(tmp_path, **LAYOUT)
+    write(tmp_path / "masks/train", [f"lone{i}.png" for i in range(7)])
+    write(tmp_path / "masks/val", ["extra.png"])
+    with pytest.raises(DataError, match=r"data\.validation \(val\): 1 of 3 masks have no picture of .*: extra\."):
+        load_folder(tmp_path, **LAYOUT)
+
+
+def test_a_suffix_that_all_masks_share_is_pointed_out(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write(tmp_path / "images" / split, ["a.jpg", "a1.jpg", "b.jpg"])
+        write(tmp_path / "masks" / split, ["a_mask.png", "a1_mask.png", "b_mask.png"])
+    with pytest.raises(DataError, match="plus '_mask': rename"):
+        load_folder(tmp_path, **LAYOUT)
+    write(tmp_path / "masks/train", ["other.png"])
+    with pytest.raises(DataError) as raised:
+        load_folder(tmp_path, **LAYOUT)
+    assert "rename" not in str(raised.value)
+
+
+def test_two_files_of_one_stem_are_refused(tmp_path: Path) -> None:
+    write(make(tmp_path) / "images/train", ["a.png"])
+    with pytest.raises(DataError, match=r"data\.image: .*a\.jpg and .*a\.png have the same stem 'a'"):
+        load_folder(tmp_path, **LAYOUT)
+
+
+def test_empty_splits_are_refused(tmp_path: Path) -> None:
+    make(tmp_path)
+    for path in (tmp_path / "images/val").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=r"data\.image: no picture files in .*images/val\. It is empty"):
+        load_folder(tmp_path, **LAYOUT)
+    (tmp_path / "images/val/scan.svs").touch()
+    with pytest.raises(DataError, match=r"other types: \.svs"):
+        load_folder(tmp_path, **LAYOUT)
+
+
+def test_split_files_that_are_wrong(tmp_path: Path) -> None:
+    make_flat(tmp_path)
+    with pytest.raises(DataError, match=r"data\.train: there is no file .*none\.txt"):
+        load_folder(tmp_path, **{**FLAT, "train": "none.txt"})
+    for text, message in [
+        ("a\nzz\n", r"data\.train \(train\.txt\): 1 of 2 listed stems have no picture in .*images: zz"),
+        (" \n", "lists no stems"),
+        ("a\nb\na.jpg\n", "more than once: a"),
+    ]:
+        (tmp_path / "train.txt").write_text(text)
+        with pytest.raises(DataError, match=message):
+            load_folder(tmp_path, **FLAT)
+    (tmp_path / "train.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="not UTF-8"):
+        load_folder(tmp_path, **FLAT)
+    (tmp_path / "train.txt").write_text("a\nb")
+    (tmp_path / "masks/b.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 2 listed stems have no mask in .*masks: b"):
+        load_folder(tmp_path, **FLAT)
+
+
+def test_synthetic_splits_are_encoded_files_that_never_repeat() -> None:
+    data = load_synthetic_retina(num_train=3, num_validation=3, size=64, seed=1)
+    assert [len(data["train"]), len(data["validation"])] == [3, 3]
+    seen = {bytes(row["image"]["bytes"]) for split in data.values() for row in split}
+    assert len(seen) == 6
+    row = data["validation"][0]
+    assert read_image(row["image"]).size == (64, 64)
+    assert set(np.unique(read_mask(row["mask"])).tolist()) <= {0, 1, 2, 3}
+
+
+def test_a_synthetic_picture_does_not_depend_on_how_many_are_drawn() -> None:
+    few = load_synthetic_retina(2, 1, size=32, seed=5)
+    many = load_synthetic_retina(3, 2, size=32, seed=5)
+    other = load_synthetic_retina(2, 1, size=32, seed=6)
+    for split in ("train", "validation"):
+        assert many[split][0] == few[split][0]
+        assert other[split][0]["image"] != few[split][0]["image"]
+    with pytest.raises(DataError, match="0 pictures for validation"):
+        load_synthetic_retina(1, 0, size=32)
