@@ -81,9 +81,10 @@ def build_inference(recipe: Recipe) -> dict[str, Any]:
 
 
 def build_criterion(recipe: Recipe) -> MaskClassificationLoss | PixelLoss:
+    """The loss that fits the head."""
     if recipe.model.head == "linear":
         return PixelLoss(recipe.labels.num_labels, ignore_index=recipe.labels.ignore_index)
-    return MaskClassificationLoss(recipe.labels.num_labels)
+    return MaskClassificationLoss(recipe.labels.num_labels, **recipe.loss.model_dump())
 
 
 def build_train_dataset(recipe: Recipe, split: Dataset) -> SegmentationDataset:
@@ -154,17 +155,10 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> d
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     best_step = trainer.state.best_global_step or trainer.state.global_step
 
-    final = DinoSegTrainer(
-        trainer.model,
-        args,
-        criterion=None,
-        label_space=recipe.labels,
-        inference=build_inference(recipe),
-        processing_class=processor,
-        eval_dataset=EvalDataset(data["validation"], processor),
-        panels=recipe.evaluation.panels,
-    )
-    metrics = _evaluate(final, folder / "panels" / "final", step=best_step)
+    # the best weights are back; during training a part of the validation set may have been enough, here it is all
+    trainer.state.global_step = best_step
+    metrics = _evaluate(trainer, EvalDataset(data["validation"], processor), folder / "panels" / "final")
+    metrics["step"] = best_step
     metrics["train_images"] = len(data["train"])
     metrics["seconds"] = round(time.time() - started, 1)
     trainer.save_model()
@@ -203,6 +197,7 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
     args = TrainingArguments(**arguments)
     with args.main_process_first(desc="reading masks"):
         split = build_data(recipe)["validation"]
+    dataset = EvalDataset(split, processor)
     trainer = DinoSegTrainer(
         model,
         args,
@@ -210,10 +205,10 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
         label_space=recipe.labels,
         inference=build_inference(recipe),
         processing_class=processor,
-        eval_dataset=EvalDataset(evenly(split, recipe.evaluation.max_samples), processor),
+        eval_dataset=dataset,
         panels=recipe.evaluation.panels if output else 0,
     )
-    metrics = _evaluate(trainer, Path(args.output_dir) / "panels", step=None)
+    metrics = _evaluate(trainer, dataset, Path(args.output_dir) / "panels")
     if output and args.process_index == 0:
         Path(output).mkdir(parents=True, exist_ok=True)
         _write_json(Path(output) / METRICS_FILE, metrics)
@@ -244,13 +239,10 @@ def _check_same_run(recipe: Recipe, folder: Path) -> None:
                 )
 
 
-def _evaluate(trainer: DinoSegTrainer, panels: Path, step: int | None) -> dict[str, Any]:
-    trainer.panel_writer.folder = panels
-    measured = trainer.evaluate()
+def _evaluate(trainer: DinoSegTrainer, dataset: EvalDataset, panels: Path) -> dict[str, Any]:
+    measured = trainer.evaluate(dataset, panel_folder=panels)
     result = dict(trainer.streamed.summary)
     result["seconds_per_image"] = round(measured["eval_runtime"] / max(result["num_images"], 1), 4)
-    if step is not None:
-        result["step"] = step
     result["inference"] = trainer.inference
     result["versions"] = {"python": platform.python_version()} | {
         name: version(name) for name in ("hf-dinoseg", "torch", "transformers", "datasets", "accelerate")

@@ -9,6 +9,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["ACCELERATE_USE_CPU"] = "1"
 
+from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
@@ -39,9 +40,24 @@ evaluation: {window: 64, stride: 42, panels: 2}
 """
 
 
-@pytest.fixture
-def tiny_recipe(tmp_path: Path) -> Path:
-    """A recipe that trains for four steps in seconds; its output folder is `tmp_path / "run"`."""
-    path = tmp_path / "tiny.yaml"
-    path.write_text(TINY_RECIPE.replace("OUTPUT", str(tmp_path / "run")))
-    return path
+@pytest.fixture(scope="session")
+def write_tiny_recipe() -> Callable[[Path], Path]:
+    """Writes, into a folder, a recipe that trains for four steps in seconds; its output folder is `run` beside it."""
+
+    def write(folder: Path) -> Path:
+        path = folder / "tiny.yaml"
+        path.write_text(TINY_RECIPE.replace("OUTPUT", str(folder / "run")))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, write_tiny_recipe: Callable[[Path], Path]) -> Path:
+    """The output folder of one such run, shared by all tests of a process; leave it as it is."""
+    from hf_dinoseg import load_recipe
+    from hf_dinoseg.build import train
+
+    folder = tmp_path_factory.mktemp("tiny")
+    train(load_recipe(write_tiny_recipe(folder)))
+    return folder / "run"

@@ -13,15 +13,10 @@ from hf_dinoseg.data import read_image, read_mask
 from hf_dinoseg.training import RunError
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """One short run, shared: (folder, what `train` returned)."""
-    from conftest import TINY_RECIPE
-
-    folder = tmp_path_factory.mktemp("build")
-    recipe = folder / "tiny.yaml"
-    recipe.write_text(TINY_RECIPE.replace("OUTPUT", str(folder / "run")))
-    return folder / "run", train(load_recipe(recipe))
+@pytest.fixture
+def run(tiny_run):
+    """(folder of a finished run, what it measured)."""
+    return tiny_run, json.loads((tiny_run / "metrics.json").read_text())
 
 
 def _truths(folder):
@@ -38,7 +33,7 @@ def test_the_output_folder_is_a_checkpoint_folder_with_nothing_pickled_in_it(run
     assert len(list((folder / "panels" / "final").glob("*.png"))) == 2
     assert {p.name for p in (folder / "panels").iterdir()} == {"step-000002", "step-000004", "final"}
     assert not list(folder.glob("*.bin")) + list(folder.glob("*.pt*")) + list(folder.glob("*.pkl"))
-    assert json.loads((folder / "metrics.json").read_text())["mean_iou"] == pytest.approx(metrics["mean_iou"])
+    assert metrics["num_images"] == 3 and metrics["step"] in (2, 4)
     assert load_recipe(folder / "recipe.yaml").training["max_steps"] == 4
 
 
@@ -93,15 +88,10 @@ def test_resume_refuses_another_model_or_other_labels(run):
         train(load_recipe(folder / "recipe.yaml", ["model.num_queries=9"]), resume=True)
 
 
-def test_original_ids_come_back_where_zero_is_void(tmp_path):
+def test_original_ids_come_back_where_zero_is_void(tmp_path, write_tiny_recipe):
     """ADE20K's rule end to end: 0 is void, ids 1..3 are learned as 0..2 and answered as 1..3."""
-    from conftest import TINY_RECIPE
-
-    text = TINY_RECIPE.replace("OUTPUT", str(tmp_path / "run"))
-    path = tmp_path / "reduced.yaml"
-    path.write_text(text)
     recipe = load_recipe(
-        path,
+        write_tiny_recipe(tmp_path),
         ["labels={classes: {1: artery, 2: vein, 3: disc}, reduce_zero_label: true, ignore: [255]}"],
     )
     metrics = train(recipe)

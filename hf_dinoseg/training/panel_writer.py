@@ -18,25 +18,27 @@ class PanelWriter:
     """Draws image | truth | prediction | error for chosen images of an evaluation set.
 
     Args:
-        label_space: restores original ids, and knows names and colours.
+        folder: where the pictures go; made when the first is written.
         ids: the id of each image of the set, in order; used as file names.
-        count: how many to draw, spread evenly over the set.
+        count: how many to draw, spread evenly over the set, so that they are the same each time.
+        label_space: restores original ids, and knows names and colours.
         image_mean, image_std: undo the normalisation of `pixel_values`.
     """
 
     def __init__(
         self,
-        label_space: LabelSpace,
+        folder: Path,
         ids: Sequence[str],
         count: int,
+        label_space: LabelSpace,
         image_mean: Sequence[float],
         image_std: Sequence[float],
     ) -> None:
+        chosen = np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)
+        self.names = {int(i): re.sub(r"[^\w.-]+", "_", ids[int(i)]) for i in chosen}
+        self.folder = folder
         self.label_space = label_space
-        chosen = np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int) if count and len(ids) else []
-        self.names = {int(i): re.sub(r"[^\w.-]+", "_", str(ids[int(i)])) for i in chosen}
         self.image_mean, self.image_std = image_mean, image_std
-        self.folder: Path | None = None  # set by the trainer before each evaluation
 
     def write(self, index: int, pixel_values: torch.Tensor, truth: torch.Tensor, prediction: torch.Tensor) -> None:
         """Draw one image if it was chosen.
@@ -46,7 +48,7 @@ class PanelWriter:
             pixel_values: (3, h, w) normalised.
             truth, prediction: (H, W) train ids at original size.
         """
-        if self.folder is None or index not in self.names:
+        if index not in self.names:
             return
         mean = torch.tensor(self.image_mean).view(3, 1, 1)
         std = torch.tensor(self.image_std).view(3, 1, 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +83,8 @@ class DinoSegTrainer(Trainer):
         self.label_space = label_space
         self.inference = inference
         self.backbone_learning_rate_multiplier = backbone_learning_rate_multiplier
-        ids: Sequence[str] = eval_dataset.ids if eval_dataset is not None else []
-        self.panel_writer = PanelWriter(
-            label_space, ids, panels, processing_class.image_mean, processing_class.image_std
-        )
+        self.panels = panels
+        self._panel_writer: PanelWriter | None = None  # of the evaluation that is running
         self._terms: dict[str, torch.Tensor | float] = {}  # sums of the loss terms since the last log
         self._micro_steps = 0  # and over how many batches
 
@@ -187,13 +184,25 @@ class DinoSegTrainer(Trainer):
 
     # ------------------------------------------------------------------ evaluation
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        if self.panel_writer.folder is None:
-            self.panel_writer.folder = Path(self.args.output_dir) / "panels" / f"step-{self.state.global_step:06d}"
-        try:
-            metrics = super().evaluate(*args, **kwargs)
-        finally:
-            self.panel_writer.folder = None
+    def evaluate(  # type: ignore[override]  # the Trainer's, for sets of this package
+        self,
+        eval_dataset: EvalDataset | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+        panel_folder: Path | None = None,
+    ) -> dict[str, float]:
+        """As `Trainer.evaluate`; also logs a table of classes and draws panels.
+
+        Args:
+            panel_folder: where the panels go; None means `output_dir/panels/step-<step>`.
+        """
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        folder = panel_folder or Path(self.args.output_dir) / "panels" / f"step-{self.state.global_step:06d}"
+        processor = self.processing_class
+        self._panel_writer = PanelWriter(
+            folder, dataset.ids, self.panels, self.label_space, processor.image_mean, processor.image_std
+        )
+        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if self.streamed.matrix is not None and self.is_world_process_zero():
             logger.info(
                 "step %d: mean IoU %.4f on %d images\n%s",
@@ -229,7 +238,8 @@ class DinoSegTrainer(Trainer):
                         prediction, truth, self.label_space.num_labels, ignore_index=self.label_space.ignore_index
                     )
                 )
-                self.panel_writer.write(index, pixel_values, truth, prediction)
+                if self._panel_writer is not None:
+                    self._panel_writer.write(index, pixel_values, truth, prediction)
         return None, torch.stack(matrices), inputs["index"]
 
     # ------------------------------------------------------------------ saving

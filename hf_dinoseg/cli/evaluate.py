@@ -1,0 +1,68 @@
+"""`dinoseg evaluate CHECKPOINT [RECIPE] [section.key=value …]`"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ._checkpoint import Checkpoint, check_checkpoint, loading
+from ._errors import Debug
+from ._output import only_results_on_stdout, print_json, print_metrics
+from .train import Overrides
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
+
+RECIPE_FILE = "recipe.yaml"
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RECIPE",
+            help="The recipe that names data and measure; the checkpoint's own recipe.yaml if left out.",
+            show_default=False,
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Write metrics.json and panels there.", show_default=False),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a checkpoint on the validation split of a recipe, as training did."""
+    check_checkpoint(checkpoint)
+    with loading(checkpoint), only_results_on_stdout():
+        checked = _recipe(checkpoint, [*([recipe] if recipe else []), *(overrides or [])])
+        from .. import build
+
+        metrics = build.evaluate(checkpoint, checked, None if output is None else str(output))
+    if os.environ.get("RANK", "0") != "0":
+        return
+    print_json(metrics) if json else print_metrics(metrics)
+
+
+def _recipe(checkpoint: str, arguments: list[str]) -> Recipe:
+    from ..recipe import load_recipe
+
+    if arguments and ("=" not in arguments[0] or Path(arguments[0]).is_file()):
+        return load_recipe(arguments[0], arguments[1:])
+    return load_recipe(_own_recipe(checkpoint), arguments)
+
+
+def _own_recipe(checkpoint: str) -> Path:
+    own = Path(checkpoint) / RECIPE_FILE
+    if own.is_file():
+        return own
+    if Path(checkpoint).is_dir():
+        raise typer.BadParameter(f"{checkpoint} holds no {RECIPE_FILE}; name a recipe after the checkpoint.")
+    from transformers.utils import cached_file  # from the Hub, or its cache
+
+    return Path(str(cached_file(checkpoint, RECIPE_FILE)))

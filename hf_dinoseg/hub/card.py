@@ -1,0 +1,266 @@
+"""The model card: README.md of a checkpoint folder, and the page of its repository on the Hub."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..labels import LabelSpace
+from ..recipe import write_yaml
+from ..visualize import class_colors
+
+TEMPLATE = Path(__file__).with_name("card_template.md")
+
+DINOV3_LICENSE = {
+    "license": "other",
+    "license_name": "dinov3-license",
+    "license_link": "https://ai.meta.com/resources/models-and-libraries/dinov3-license/",
+}
+
+_HEADS = {"mask2former": "Mask2Former", "eomt": "EoMT", "linear": "A linear head"}
+_MEANS = {
+    "mean_iou": "mean IoU",
+    "mean_dice": "mean Dice",
+    "mean_accuracy": "mean accuracy",
+    "overall_accuracy": "overall accuracy",
+}
+
+_CITATIONS = {
+    "dinov3": """@misc{simeoni2025dinov3,
+  title         = {{DINOv3}},
+  author        = {Sim{\\'e}oni, Oriane and Vo, Huy V. and Seitzer, Maximilian and others},
+  year          = {2025},
+  eprint        = {2508.10104},
+  archivePrefix = {arXiv}
+}""",
+    "mask2former": """@inproceedings{cheng2022mask2former,
+  title     = {Masked-attention Mask Transformer for Universal Image Segmentation},
+  author    = {Cheng, Bowen and Misra, Ishan and Schwing, Alexander G. and Kirillov, Alexander and Girdhar, Rohit},
+  booktitle = {CVPR},
+  year      = {2022}
+}""",
+    "eomt": """@inproceedings{kerssies2025eomt,
+  title     = {Your ViT is Secretly an Image Segmentation Model},
+  author    = {Kerssies, Tommie and Cavagnero, Niccol{\\`o} and Hermans, Alexander and Norouzi, Narges and
+               Averta, Giuseppe and Leibe, Bastian and Dubbelman, Gijs and de Geus, Daan},
+  booktitle = {CVPR},
+  year      = {2025}
+}""",
+}
+
+
+def model_card(
+    label_space: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    *,
+    base_model: str | None = None,
+    license: str | None = None,
+    panel: str | None = None,
+) -> str:
+    """Write the card.
+
+    Args:
+        label_space: `LabelSpace.to_dict()`.
+        metrics: what the evaluation measured, as in `metrics.json`; figures may be NaN or None, or all be missing.
+        recipe: `Recipe.to_dict()`.
+        base_model: Hub id of the backbone. None takes the recipe's, if that is a Hub id.
+        license: identifier of the checkpoint's licence. None takes the recipe's `hub.license`, and where that is null
+            `default_license`.
+        panel: a picture to show, as a path inside the checkpoint folder.
+
+    Returns:
+        Markdown that begins with the metadata that the Hub reads.
+    """
+    space = LabelSpace.from_dict(label_space)
+    backbone = recipe["model"]["backbone"]
+    if base_model is None and isinstance(backbone, str) and _is_hub_id(backbone):
+        base_model = backbone
+    license = license or recipe["hub"]["license"] or default_license(base_model or backbone)
+    derived = default_license(base_model or backbone) == DINOV3_LICENSE["license"]
+    checkpoint = recipe["hub"]["repo_id"] or recipe["training"]["output_dir"]
+    title = Path(checkpoint).name or "dinoseg"
+    dataset = _dataset_name(recipe["data"])
+    card_data = ModelCardData(
+        license=None if license == "unknown" else license,
+        license_name=DINOV3_LICENSE["license_name"] if license == "other" and derived else None,
+        license_link=DINOV3_LICENSE["license_link"] if license == "other" and derived else None,
+        base_model=base_model,
+        pipeline_tag="image-segmentation",
+        library_name="transformers",
+        tags=["image-segmentation", "semantic-segmentation", "dinov3", recipe["model"]["head"], "hf-dinoseg"],
+        metrics=["mean_iou"],
+        model_name=title,
+        eval_results=_eval_results(metrics, dataset) or None,
+    )
+    card = ModelCard.from_template(
+        card_data,
+        template_path=str(TEMPLATE),
+        title=title,
+        checkpoint=checkpoint,
+        head_name=_HEADS[recipe["model"]["head"]],
+        backbone_text=_backbone_text(backbone, base_model),
+        trained="fine-tuned" if isinstance(backbone, str) else "trained from scratch",
+        dataset_name=dataset,
+        num_labels=space.num_labels,
+        panel=panel,
+        labels=_label_rows(space),
+        zero_text=_zero_text(space),
+        void_text=_void_text(space),
+        merge_text=", ".join(f"{a} is learned and answered as {b}" for a, b in space.merge.items()),
+        results_text=_results_text(metrics, dataset),
+        means=[(name, _percent(metrics[key])) for key, name in _MEANS.items() if key in metrics],
+        per_class=_class_rows(space, metrics),
+        inference_text=_inference_text(recipe["evaluation"]),
+        training_text=_training_text(recipe, metrics),
+        recipe_yaml=write_yaml(recipe).rstrip(),
+        versions=", ".join(f"{name} {version}" for name, version in (metrics.get("versions") or {}).items()),
+        license_text=_license_text(license, derived),
+        citations="\n\n".join(_CITATIONS[key] for key in ("dinov3", recipe["model"]["head"]) if key in _CITATIONS),
+    )
+    return str(card)
+
+
+def default_license(backbone: str | Mapping[str, Any] | None) -> str:
+    """The licence of a checkpoint whose owner chose none.
+
+    Weights derived from DINOv3's stay under its licence, which the Hub lists as `other`. A backbone from scratch (a
+    mapping) or another one leaves the choice to the owner: `unknown`.
+    """
+    return DINOV3_LICENSE["license"] if isinstance(backbone, str) and "dinov3" in backbone.lower() else "unknown"
+
+
+def _is_hub_id(name: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and name[0] not in "._" and not Path(name).exists()
+
+
+def _dataset_name(data: Mapping[str, Any]) -> str:
+    return str(data["source"]) if data["source"] != "folder" else Path(data["root"]).resolve().name
+
+
+def _eval_results(metrics: Mapping[str, Any], dataset: str) -> list[EvalResult]:
+    return [
+        EvalResult(
+            task_type="image-segmentation",
+            dataset_type=re.sub(r"[^\w.-]+", "-", dataset).lower(),
+            dataset_name=dataset,
+            dataset_split="validation",
+            metric_type=key,
+            metric_name=name,
+            metric_value=round(float(metrics[key]), 6),
+        )
+        for key, name in _MEANS.items()
+        if _is_figure(metrics.get(key))  # NaN is no value that the Hub's metadata can hold
+    ]
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _percent(value: Any) -> str:
+    return f"{100 * value:.2f}" if _is_figure(value) else "-"
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break a table."""
+    return re.sub(r"\s+", " ", text).replace("|", "\\|")
+
+
+def _label_rows(space: LabelSpace) -> list[dict[str, Any]]:
+    colors = class_colors(space)
+    return [
+        {
+            "id": i,
+            "name": _cell(name),
+            "color": "#{:02x}{:02x}{:02x}".format(*colors[i]),
+            "train_id": space.train_ids[i],
+        }
+        for i, name in space.classes.items()
+    ]
+
+
+def _class_rows(space: LabelSpace, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for i in space.original_ids:
+        figures = {
+            name: _percent((metrics.get(f"per_category_{name}") or {}).get(f"{i} {space.classes[i]}"))
+            for name in ("iou", "dice", "accuracy")
+        }
+        rows.append({"id": i, "name": _cell(space.classes[i]), **figures})
+    return rows
+
+
+def _zero_text(space: LabelSpace) -> str:
+    if space.reduce_zero_label:
+        return (
+            "void (`reduce_zero_label`). It means *not labelled*, is never learned, and every other id moves down by "
+            "one inside the network; label maps are given back with the ids of the table."
+        )
+    if 0 in space.classes:
+        return f"a class, *{space.classes[0]}*, that is learned, predicted and measured like any other."
+    return "void, not a class." if 0 in space.ignore else "not used by this data set."
+
+
+def _void_text(space: LabelSpace) -> str:
+    ids = [i for i in sorted({*space.ignore, *([0] if space.reduce_zero_label else [])})]
+    if not ids:
+        return "this data set has none: every pixel of its masks is labelled."
+    named = ", ".join(f"{i}" for i in ids)
+    return (
+        f"{named}. Such pixels took no part in training or measurement. The model never answers void by itself; with a "
+        f"`background_threshold`, pixels of low score become {space.void_id}."
+    )
+
+
+def _backbone_text(backbone: str | Mapping[str, Any], base_model: str | None) -> str:
+    if base_model:
+        return f"[{base_model}](https://huggingface.co/{base_model})"
+    if isinstance(backbone, str):
+        return f"`{Path(backbone).name}`"
+    return f"a `{backbone['model_type']}`"
+
+
+def _results_text(metrics: Mapping[str, Any], dataset: str) -> str:
+    if not any(_is_figure(metrics.get(key)) for key in _MEANS):
+        return ""
+    images = f"{metrics['num_images']} images of the" if metrics.get("num_images") else "The"
+    step = f", checkpoint of step {metrics['step']}" if metrics.get("step") else ""
+    return f"{images} validation split of {dataset}, at original resolution{step}."
+
+
+def _inference_text(evaluation: Mapping[str, Any]) -> str:
+    if evaluation["mode"] == "whole":
+        return "each picture at once"
+    return f"windows of {evaluation['window']} pixels, {evaluation['stride']} apart"
+
+
+def _training_text(recipe: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    training, model = recipe["training"], recipe["model"]
+    steps = training.get("max_steps") or -1
+    length = f"{steps} steps" if steps > 0 else f"{training.get('num_train_epochs', 3)} epochs"
+    tuned = "frozen" if model["freeze_backbone"] else "trained along"
+    images = f" on {metrics['train_images']} images" if metrics.get("train_images") else ""
+    time = f" It took {metrics['seconds'] / 60:.0f} minutes in all." if _is_figure(metrics.get("seconds")) else ""
+    return (
+        f"{length}{images} with crops of {recipe['data']['crop_size']} pixels, learning rate "
+        f"{training.get('learning_rate')}, backbone {tuned}.{time} The run is repeated by "
+        "`dinoseg train recipe.yaml` with the file of that name beside this card."
+    )
+
+
+def _license_text(license: str, derived: bool) -> str:
+    chosen = "Its owner has not chosen a licence for this checkpoint." if license == "unknown" else ""
+    if license not in ("unknown", "other"):
+        chosen = f"This checkpoint: `{license}`."
+    if derived:
+        link = f"[DINOv3 License]({DINOV3_LICENSE['license_link']})"
+        chosen = f"{chosen} The weights derive from DINOv3's and are used under the {link}.".strip()
+    elif license == "other":
+        chosen = "See the owner's terms."
+    return f"{chosen} The code of `hf-dinoseg` in this repository is under Apache-2.0."

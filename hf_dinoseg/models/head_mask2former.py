@@ -1,0 +1,196 @@
+"""Mask2Former head: a pixel decoder and a decoder whose queries attend inside the masks they last predicted.
+
+"Masked-attention Mask Transformer for Universal Image Segmentation", https://arxiv.org/abs/2112.01527.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .adapter import VitAdapter
+from .backbone import Backbone
+from .configuration_dinoseg import DinoSegConfig
+from .deformable_attention import Shape
+from .outputs import DinoSegOutput, Frame, MaskMlp, crop_to_frame, mask_logits
+from .pixel_decoder import PixelDecoder, sine_position
+
+
+class Attention(nn.Module):
+    """Multi-head attention with separate inputs for queries, keys and values."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(dim, dim)
+        self.v_proj = nn.Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, Q, dim) × (B, S, dim) → (B, Q, dim); `mask` (B, 1, Q, S) bool is true where attention is allowed."""
+        q, k, v = (
+            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for projection, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+
+class MaskedDecoderLayer(GradientCheckpointingLayer):
+    """Masked cross-attention, self-attention, feed-forward; each with a residual and a norm after it."""
+
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int) -> None:
+        super().__init__()
+        self.cross_attention = Attention(dim, num_heads)
+        self.cross_norm = nn.LayerNorm(dim)
+        self.self_attention = Attention(dim, num_heads)
+        self.self_norm = nn.LayerNorm(dim)
+        self.fc1 = nn.Linear(dim, ffn_dim)
+        self.fc2 = nn.Linear(ffn_dim, dim)
+        self.ffn_norm = nn.LayerNorm(dim)
+
+    def init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                init.xavier_uniform_(module.weight)
+                init.zeros_(module.bias)
+
+    def forward(self, queries: Tensor, place: Tensor, memory: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+        """`place`: learned positions of the queries; `memory`: a level's tokens, `keys`: with their positions."""
+        queries = self.cross_norm(queries + self.cross_attention(queries + place, keys, memory, mask))
+        placed = queries + place
+        queries = self.self_norm(queries + self.self_attention(placed, placed, queries))
+        return self.ffn_norm(queries + self.fc2(F.relu(self.fc1(queries))))
+
+
+class MaskedDecoder(nn.Module):
+    """Learned queries, refined layer by layer against one level at a time, coarse to fine and round again."""
+
+    def __init__(
+        self, dim: int, num_heads: int, num_layers: int, ffn_dim: int, num_queries: int, num_labels: int
+    ) -> None:
+        super().__init__()
+        self.query_features = nn.Parameter(torch.zeros(num_queries, dim))
+        self.query_places = nn.Parameter(torch.zeros(num_queries, dim))
+        self.level_embed = nn.Parameter(torch.zeros(PixelDecoder.num_levels, dim))
+        self.layers = nn.ModuleList(MaskedDecoderLayer(dim, num_heads, ffn_dim) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(dim)
+        self.classify = nn.Linear(dim, num_labels + 1)
+        self.mask_mlp = MaskMlp(dim, dim, nn.ReLU())
+
+    def init_weights(self) -> None:
+        for parameter in (self.query_features, self.query_places, self.level_embed):
+            init.normal_(parameter)
+
+    def forward(
+        self, mask_features: Tensor, levels: Sequence[Tensor], shapes: Sequence[Shape], output_auxiliary: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Refine the queries.
+
+        Args:
+            mask_features: (B, dim, h, w) at stride 4; they decide where a query attends.
+            levels: tokens (B, h·w, dim) of strides 32, 16, 8, and their `shapes`.
+            output_auxiliary: keep the state before every layer too.
+
+        Returns:
+            Class logits (P, B, Q, num_labels + 1) and mask embeddings (P, B, Q, dim) of P predictions, the last one
+            final: P is one more than the number of layers with `output_auxiliary`, else 1.
+        """
+        batch, dim, _, _ = mask_features.shape
+        memory = [tokens + embed for tokens, embed in zip(levels, self.level_embed, strict=True)]
+        keys = [
+            tokens + sine_position(shape, dim, tokens.device).to(tokens.dtype)
+            for tokens, shape in zip(memory, shapes, strict=True)
+        ]
+        with torch.no_grad():
+            # A mask is linear in the mask features and resizing is linear, so resizing the features once a level
+            # gives the small masks that attention needs without making large ones a layer.
+            small = [
+                F.interpolate(mask_features, size=shape, mode="bilinear", align_corners=False).flatten(2)
+                for shape in shapes
+            ]
+        queries = self.query_features.expand(batch, -1, -1)
+        embeddings: list[Tensor] = []
+        logits: list[Tensor] = []
+
+        for index, layer in enumerate(self.layers):
+            level = index % len(levels)
+            normed = self.norm(queries)
+            embedding = self.mask_mlp(normed)
+            if output_auxiliary:
+                embeddings.append(embedding)
+                logits.append(self.classify(normed))
+            with torch.no_grad():
+                allowed = torch.bmm(embedding.to(small[level].dtype), small[level]) >= 0
+                allowed = (allowed | ~allowed.any(dim=-1, keepdim=True)).unsqueeze(1)
+            queries = layer(queries, self.query_places, memory[level], keys[level], allowed)
+
+        normed = self.norm(queries)
+        embeddings.append(self.mask_mlp(normed))
+        logits.append(self.classify(normed))
+        return torch.stack(logits), torch.stack(embeddings)
+
+
+class Mask2FormerHead(nn.Module):
+    """Pyramid, pixel decoder and masked decoder.
+
+    Images come padded to multiples of `pad_multiple`; predictions cover the frame only.
+    """
+
+    pad_multiple = 32
+
+    def __init__(self, config: DinoSegConfig, backbone: Backbone) -> None:
+        super().__init__()
+        channels = backbone.channels
+        self.adapter: VitAdapter | None = None
+        if not backbone.hierarchical:
+            self.adapter = VitAdapter(channels[-1], config.adapter_attention_heads, config.drop_path_rate)
+            channels = self.adapter.channels
+        dim, num_heads = config.hidden_dim, config.head_attention_heads
+        self.pixel_decoder = PixelDecoder(
+            channels, dim, num_heads, config.pixel_decoder_layers, config.pixel_decoder_ffn_dim
+        )
+        self.decoder = MaskedDecoder(
+            dim, num_heads, config.decoder_layers, config.decoder_ffn_dim, config.num_queries, config.num_labels or 0
+        )
+
+    def forward(self, backbone: Backbone, pixel_values: Tensor, frame: Frame, output_auxiliary: bool) -> DinoSegOutput:
+        features = backbone(pixel_values)
+        dtype = self.pixel_decoder.level_embed.dtype
+        if self.adapter is None:
+            pyramid = [level.to(dtype) for level in features.maps]
+        else:
+            pyramid = self.adapter(pixel_values, features)
+        return self.decode(pyramid, frame, output_auxiliary)
+
+    def decode(self, pyramid: Sequence[Tensor], frame: Frame, output_auxiliary: bool) -> DinoSegOutput:
+        """Predictions from a pyramid (four maps at strides 4, 8, 16, 32 of the padded image)."""
+        mask_features, levels, shapes = self.pixel_decoder(pyramid)
+        logits, embeddings = self.decoder(mask_features, levels, shapes, output_auxiliary)
+        return predict(logits, embeddings, crop_to_frame(mask_features, frame))
+
+
+def predict(logits: Tensor, embeddings: Tensor, mask_features: Tensor) -> DinoSegOutput:
+    """The masks of all predictions in one product.
+
+    Args:
+        logits: (P, B, Q, C + 1), the last prediction final.
+        embeddings: (P, B, Q, D).
+        mask_features: (B, D, h, w).
+    """
+    num_predictions, _, num_queries, _ = embeddings.shape
+    masks = mask_logits(embeddings.transpose(0, 1).flatten(1, 2), mask_features)
+    predictions = [
+        {"class_queries_logits": classes, "masks_queries_logits": mask}
+        for classes, mask in zip(logits, masks.unflatten(1, (num_predictions, num_queries)).unbind(1), strict=True)
+    ]
+    return DinoSegOutput(**predictions[-1], auxiliary_predictions=tuple(predictions[:-1]) or None)
+
+
+__all__ = ["Mask2FormerHead"]

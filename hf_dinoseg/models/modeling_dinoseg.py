@@ -1,0 +1,138 @@
+"""DinoSegForSemanticSegmentation: a backbone and a head.
+
+The model computes no loss; it predicts. To add a head, write `head_<name>.py` and its line in `HEADS`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+
+from .backbone import Backbone, load_backbone_config, load_backbone_weights, pad_to_multiple
+from .configuration_dinoseg import DinoSegConfig
+from .head_eomt import EomtHead
+from .head_linear import LinearHead
+from .head_mask2former import Mask2FormerHead
+from .outputs import DinoSegOutput, Frame
+
+logger = logging.getLogger(__name__)
+
+#: A head is built as `Head(config, backbone)`, has `pad_multiple`, and is called with
+#: `(backbone, padded pixel_values, frame, output_auxiliary)`; it returns a `DinoSegOutput` whose maps span the frame.
+HEADS: dict[str, Any] = {
+    "mask2former": Mask2FormerHead,
+    "eomt": EomtHead,
+    "linear": LinearHead,
+}
+
+
+class DinoSegPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation."""
+
+    config_class = DinoSegConfig
+    main_input_name = "pixel_values"
+    input_modalities = ["image"]
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _no_split_modules = ["Extractor", "DeformableEncoderLayer", "MaskedDecoderLayer"]
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        """For code from outside transformers, the library passes over modules that hold no parameter directly, in case
+        `_init_weights` writes without looking. Ours looks, and has schemes for such modules."""
+        super()._initialize_weights(module, is_custom_code=False)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Linear and convolution layers small and normal, norms to one; parts with a scheme of their own, or bare
+        parameters, have `init_weights` and come after the layers inside them. Loaded tensors are left alone (the
+        functions of `transformers.initialization` see to it), and the backbone initialises itself."""
+        super()._init_weights(module)
+        if isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=0.02)
+        if isinstance(module, PreTrainedModel):
+            return
+        if (scheme := getattr(module, "init_weights", None)) is not None:
+            scheme()
+
+
+class DinoSegForSemanticSegmentation(DinoSegPreTrainedModel):
+    """Semantic segmentation on a (DINOv3) backbone.
+
+    Args:
+        config: the model's configuration.
+        backbone_model: an already loaded backbone, used as it is; None builds one from the configuration.
+
+    Raises:
+        ValueError: on an unknown head.
+    """
+
+    def __init__(self, config: DinoSegConfig, backbone_model: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        if config.head not in HEADS:
+            raise ValueError(f"head is {config.head!r}; choose one of {', '.join(HEADS)}.")
+        self.backbone = Backbone(config, backbone_model)
+        self.head = HEADS[config.head](config, self.backbone)
+        self.post_init()
+
+    def forward(self, pixel_values: Tensor, output_auxiliary: bool | None = None) -> DinoSegOutput:
+        """Predict.
+
+        Args:
+            pixel_values: (B, 3, H, W) normalised images; any H, W from 1.
+            output_auxiliary: also return the predictions of earlier layers; None means while training.
+
+        Returns:
+            See `DinoSegOutput`; all maps span exactly the input, whatever padding was needed inside.
+        """
+        height, width = pixel_values.shape[-2:]
+        padded = pad_to_multiple(pixel_values, self.head.pad_multiple)
+        frame = Frame(height, width, padded.shape[-2], padded.shape[-1])
+        if output_auxiliary is None:
+            output_auxiliary = self.training
+        return self.head(self.backbone, padded, frame, output_auxiliary)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.backbone.model.get_input_embeddings()
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: str | Mapping[str, Any] | PreTrainedConfig,
+        *,
+        dtype: torch.dtype = torch.float32,
+        hub_options: Mapping[str, Any] | None = None,
+        **config_fields: Any,
+    ) -> DinoSegForSemanticSegmentation:
+        """A new model: pretrained backbone, freshly initialised head.
+
+        Args:
+            backbone: Hub id or local folder of a pretrained backbone, saved by its backbone class or by the full
+                model; or a dict with `model_type` (or a configuration) to start from random weights.
+            dtype: type of the weights.
+            hub_options: passed to `from_pretrained` (`revision`, `token`, `cache_dir` …).
+            config_fields: fields of `DinoSegConfig`.
+
+        Raises:
+            BackboneError: if the backbone cannot be had; the message says what to do.
+            ValueError: on fields that contradict each other.
+        """
+        hub = dict(hub_options or {})
+        sub_config = load_backbone_config(backbone, **hub)
+        config = DinoSegConfig(backbone_config=sub_config, **config_fields)
+        loaded = None
+        if isinstance(backbone, str):
+            loaded = load_backbone_weights(backbone, sub_config, dtype=dtype, **hub)
+        model = cls(config, loaded)
+        nn.Module.to(model, dtype=dtype)
+        return model
+
+
+__all__ = ["DinoSegForSemanticSegmentation", "DinoSegOutput"]

@@ -1,0 +1,100 @@
+"""What heads share: the output they return, the frame they predict for, and the MLP that turns a query into a mask."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class DinoSegOutput(ModelOutput):
+    """Predictions of a DinoSeg model, in train ids.
+
+    Attributes:
+        class_queries_logits: (B, Q, C + 1) of the mask heads; the last class is "no object".
+        masks_queries_logits: (B, Q, h, w) float32, a quarter of the input's size rounded up; the map's edges are the
+            input's edges.
+        auxiliary_predictions: while training, or when asked for: predictions of earlier layers, first to last, each a
+            dict of the two tensors above. None otherwise.
+        logits: (B, C, h, w) of the linear head; the map's edges are the input's edges.
+    """
+
+    class_queries_logits: Tensor | None = None
+    masks_queries_logits: Tensor | None = None
+    auxiliary_predictions: tuple[dict[str, Tensor], ...] | None = None
+    logits: Tensor | None = None
+
+
+class Frame(NamedTuple):
+    """Height and width of the input, and of the input after padding, in pixels."""
+
+    height: int
+    width: int
+    padded_height: int
+    padded_width: int
+
+
+def crop_to_frame(maps: Tensor, frame: Frame) -> Tensor:
+    """From maps of the padded input to maps whose edges are the input's.
+
+    Args:
+        maps: (B, C, h, w) over the padded input.
+
+    Returns:
+        (B, C, h', w'), where h' is the input's height over the stride, rounded up. Where the stride divides the input
+        this is a slice; elsewhere the maps are resampled (bilinear) so that h' pixels span exactly the input.
+    """
+    h, w = maps.shape[-2:]
+    # integer ceiling of height / stride, with stride = padded_height / h
+    rows = -(-frame.height * h // frame.padded_height)
+    columns = -(-frame.width * w // frame.padded_width)
+    if rows * frame.padded_height == frame.height * h and columns * frame.padded_width == frame.width * w:
+        return maps[..., :rows, :columns]
+    y = _centres(rows, frame.height / frame.padded_height, maps.device)
+    x = _centres(columns, frame.width / frame.padded_width, maps.device)
+    grid = torch.stack((x.expand(rows, -1), y[:, None].expand(-1, columns)), dim=-1)
+    grid = grid.to(maps.dtype).expand(len(maps), -1, -1, -1)
+    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _centres(count: int, share: float, device: torch.device) -> Tensor:
+    """Centres of `count` pixels that span the first `share` of a frame reaching from -1 to 1."""
+    return (torch.arange(count, dtype=torch.float32, device=device) + 0.5) * (2 * share / count) - 1
+
+
+def mask_logits(embeddings: Tensor, features: Tensor) -> Tensor:
+    """Masks of queries: (B, Q, D) × (B, D, h, w) → (B, Q, h, w), in float32 whatever the autocast type."""
+    with torch.autocast(features.device.type, enabled=False):
+        masks = torch.bmm(embeddings.float(), features.float().flatten(2))
+    return masks.unflatten(2, features.shape[-2:])
+
+
+class MaskMlp(nn.Module):
+    """Three linear layers from a query to its mask embedding."""
+
+    def __init__(self, dim: int, out_dim: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(dim, width) for width in (dim, dim, out_dim))
+        self.activation = activation
+
+    def init_weights(self) -> None:
+        """PyTorch's own initialisation of a linear layer, which the published heads keep here."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                bound = layer.in_features**-0.5
+                init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
+                init.uniform_(layer.bias, -bound, bound)
+
+    def forward(self, queries: Tensor) -> Tensor:
+        first, second, last = self.layers
+        return last(self.activation(second(self.activation(first(queries)))))
+
+
+__all__ = ["DinoSegOutput", "Frame"]

@@ -1,0 +1,21 @@
+"""The recipe: its typed schema, and its strict loader."""
+
+from __future__ import annotations
+
+from .faults import RecipeError
+from .loader import Recipe, load_recipe
+from .schema import Data, Evaluation, FolderData, Hub, Model, SyntheticRetinaData
+from .yaml_rules import write_yaml
+
+__all__ = [
+    "Data",
+    "Evaluation",
+    "FolderData",
+    "Hub",
+    "Model",
+    "Recipe",
+    "RecipeError",
+    "SyntheticRetinaData",
+    "load_recipe",
+    "write_yaml",
+]

@@ -1,0 +1,90 @@
+"""Parts of a recipe whose fields belong to transformers: read from its dataclasses, and checked as strictly as our own.
+
+TrainingArguments and the configs of backbones are dataclasses with annotations. A pydantic model made from those
+catches an unknown key or a wrong type without constructing either.
+"""
+
+from __future__ import annotations
+
+import json
+import typing
+from collections.abc import Mapping
+from dataclasses import fields
+from enum import Enum
+from operator import getitem
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from .faults import Finder, list_faults, nearest, show
+
+_STRICT = ConfigDict(
+    extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, protected_namespaces=()
+)
+
+
+def model_of(cls: type, name: str, bounds: Mapping[str, Any], extra: Mapping[str, Any] = {}) -> type[BaseModel]:  # noqa: B006
+    """A strict pydantic model with the fields of a dataclass, none of them required.
+
+    Args:
+        cls: the dataclass. Its annotations give the types; `choices` in a field's metadata narrow them.
+        name: name of the model.
+        bounds: `{field: keyword arguments of pydantic's Field}`.
+        extra: `{field: type}` beside the dataclass's own.
+    """
+    hints = _hints(cls)
+    types_ = {f.name: _narrow(hints[f.name], f.metadata.get("choices")) for f in fields(cls) if f.init}
+    types_ = {k: t for k, t in types_.items() if not k.startswith("_")} | dict(extra)
+    definitions: dict[str, Any] = {
+        key: (Annotated[kind, Field(**bounds[key])] if key in bounds else kind, None) for key, kind in types_.items()
+    }
+    return create_model(name, __config__=_STRICT, **definitions)
+
+
+def check_values(model: type[BaseModel], values: Any, path: str, find: Finder = lambda key: ()) -> list[str]:
+    """The faults of plain data under a model; `find` looks an unknown key up elsewhere in the recipe.
+
+    Data goes through JSON because pydantic's strict mode for JSON is what is meant here: no text for a number and no
+    word for a truth value, but lists for tuples and names for enum members.
+    """
+    try:
+        model.model_validate_json(json.dumps(values, default=repr), strict=True)
+    except ValidationError as error:
+        return list_faults(error, model, values, path, find)
+    return []
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    import torch
+
+    try:
+        return typing.get_type_hints(cls, localns={"torch": torch})  # transformers' configs name torch.dtype as text
+    except NameError:  # a type that only type checkers import: the names are still checked
+        return {f.name: Any for f in fields(cls)}
+
+
+def _narrow(hint: Any, choices: Any) -> Any:
+    """Choices in place of text where there are choices: transformers writes `SchedulerType | str`."""
+    arms = typing.get_args(hint)
+    enums = [a for a in arms if isinstance(a, type) and issubclass(a, Enum)]
+    if not choices and not enums:
+        return hint
+    names = tuple(choices) if choices else tuple(member.value for member in enums[0])
+    choice: Any = getitem(Literal, names)
+    return choice | None if type(None) in arms else choice
+
+
+def backbone_faults(config: dict[str, Any]) -> list[str]:
+    """Faults of a backbone's config: transformers itself takes unknown keys without a word."""
+    from transformers import CONFIG_MAPPING  # takes seconds, and only a backbone from scratch needs it
+
+    kinds = list(CONFIG_MAPPING.keys())
+    kind = config.get("model_type")
+    if kind is None:
+        return ["model.backbone.model_type: missing; write the architecture, e.g. dinov3_vit or dinov3_convnext."]
+    if kind not in kinds:
+        guess = nearest(str(kind), kinds)
+        hint = f" Did you mean `{guess}`?" if guess else ""
+        return [f"model.backbone.model_type: {show(kind)} is no architecture that transformers knows.{hint}"]
+    extra = {"model_type": str, "out_indices": list[int] | None, "out_features": list[str] | None}
+    return check_values(model_of(CONFIG_MAPPING[kind], kind, {}, extra), config, "model.backbone")

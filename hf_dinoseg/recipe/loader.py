@@ -1,0 +1,189 @@
+"""The recipe: one file that says what is trained, on what, and how it is measured.
+
+Seven sections: `labels`, `data`, `model`, `loss`, `training`, `evaluation`, `hub`. The loader is strict. An unknown key, a wrong
+type or a bad choice fails before anything is loaded, and the error lists every fault at once.
+
+Example:
+    >>> recipe = load_recipe("recipes/camvid/mask2former_tiny.yaml", ["training.max_steps=100"])
+    >>> recipe.training["max_steps"]
+    100
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from ..labels import LabelSpace
+from .faults import RecipeError, SectionError, list_faults, nearest, show
+from .schema import Data, Evaluation, FolderData, Hub, Loss, Model, SyntheticRetinaData
+from .training import check_training, training_fields
+from .yaml_rules import apply_overrides, read_yaml, write_yaml
+
+_PLAIN = {"model": Model, "loss": Loss, "evaluation": Evaluation, "hub": Hub}
+_SECTIONS: dict[str, Any] = {"labels": LabelSpace, "data": Data, **_PLAIN}
+_REQUIRED = {
+    "labels": "a mapping, e.g. labels: {classes: {0: background, 1: vessel}, ignore: [255]}",
+    "data": "a mapping, e.g. data: {source: folder, root: data/retina}",
+    "training": "a mapping, e.g. training: {output_dir: out/retina, max_steps: 20000}",
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe with every default filled in. Made by `load_recipe` or `Recipe.from_dict`.
+
+    `training` is the plain dict for `TrainingArguments(**recipe.training)`.
+    """
+
+    labels: LabelSpace
+    data: FolderData | SyntheticRetinaData
+    model: Model
+    loss: Loss
+    training: dict[str, Any]
+    evaluation: Evaluation
+    hub: Hub
+
+    __hash__ = None  # type: ignore[assignment]  # holds dicts
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "recipe") -> Recipe:
+        """Check plain data, as read from YAML.
+
+        Raises:
+            RecipeError: with every fault.
+        """
+        return _check(dict(data), where, [])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, every default written out; `Recipe.from_dict` gives an equal recipe back."""
+        labels = {f.name: getattr(self.labels, f.name) for f in dataclasses.fields(LabelSpace)}
+        sections = {name: getattr(self, name).model_dump() for name in ("data", *_PLAIN)}
+        sections["data"] = {"source": self.data.source, **sections["data"]}  # first, as one would write it
+        order = [f.name for f in dataclasses.fields(self)]
+        return {name: _plain({"labels": labels, "training": self.training, **sections}[name]) for name in order}
+
+    def to_yaml(self) -> str:
+        """The resolved recipe as YAML, which loads back equal."""
+        return write_yaml(self.to_dict())
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file.
+
+    Args:
+        path: the YAML file.
+        overrides: `section.key=value` entries, in order; the value is read as YAML.
+
+    Raises:
+        RecipeError: naming every fault: the dotted field, its value, what is accepted, the nearest spelling.
+    """
+    data = read_yaml(path)
+    faults = apply_overrides(data, overrides)
+    return _check(data, str(path), faults)
+
+
+def _check(data: dict[str, Any], where: str, faults: list[str]) -> Recipe:
+    names = [f.name for f in dataclasses.fields(Recipe)]
+    faults = list(faults)
+    for key in (k for k in data if k not in names):
+        found = _elsewhere(str(key))
+        exact = [name for name in found if name.rsplit(".", 1)[1] == key]
+        if exact:
+            hint = f"It belongs to a section: write {exact[0]}."
+        elif guess := nearest(str(key), names) or next(iter(found), None):
+            hint = f"Did you mean {guess}?"
+        else:
+            hint = f"The sections: {', '.join(names)}."
+        faults.append(f"{key}: unknown section (given {show(data[key])}). {hint}")
+    done: dict[str, Any] = {}
+    for name in names:
+        given = data.get(name)
+        if given is None and name in _REQUIRED:
+            faults.append(f"{name}: missing; write {_REQUIRED[name]}.")
+            continue
+        try:
+            done[name] = (
+                check_training(given, _elsewhere)
+                if name == "training"
+                else _section(name, {} if given is None else given)
+            )
+        except RecipeError as error:
+            faults += error.faults
+        except SectionError as error:
+            faults += error.faults
+    if {"data", "evaluation"} <= done.keys():
+        done["evaluation"] = _with_windows(done["evaluation"], done["data"].crop_size)
+    faults += _contradictions(done)
+    if faults:
+        raise RecipeError(faults, where)
+    return Recipe(**done)
+
+
+def _section(name: str, given: Any) -> Any:
+    try:
+        return _adapter(name).validate_json(json.dumps(given, default=repr), strict=True)
+    except ValidationError as error:
+        raise SectionError(list_faults(error, _SECTIONS[name], given, name, _elsewhere)) from error
+
+
+@cache
+def _adapter(name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(_SECTIONS[name])
+
+
+def _elsewhere(key: str) -> list[str]:
+    """Fields of any section that are spelt like `key`: equal ones first."""
+    fields: dict[str, list[str]] = {"labels": [f.name for f in dataclasses.fields(LabelSpace)]}
+    fields["data"] = [*FolderData.model_fields, *SyntheticRetinaData.model_fields]
+    fields |= {name: list(section.model_fields) for name, section in _PLAIN.items()}
+    fields["training"] = training_fields()
+    exact = [f"{section}.{key}" for section, names in fields.items() if key in names]
+    close = [f"{section}.{guess}" for section, names in fields.items() if (guess := nearest(key, names))]
+    return exact or close
+
+
+def _with_windows(evaluation: Evaluation, crop_size: int) -> Evaluation:
+    window = evaluation.window or max(crop_size, evaluation.stride or 0)
+    stride = evaluation.stride or max(1, window * 2 // 3)
+    return evaluation.model_copy(update={"window": window, "stride": stride})
+
+
+def _contradictions(done: Mapping[str, Any]) -> list[str]:
+    """Sections that are right in themselves but contradict one another."""
+    faults = []
+    labels, model, hub, training = (done.get(k) for k in ("labels", "model", "hub", "training"))
+    if labels and model and model.num_labels not in (None, labels.num_labels):
+        reasons = []
+        if labels.reduce_zero_label:
+            reasons.append("id 0 is void because of reduce_zero_label")
+        if labels.merge:
+            reasons.append(f"{len(labels.merge)} are merged into others")
+        if labels.ignore:
+            reasons.append(f"{list(labels.ignore)} are void, and void is no class")
+        because = f" ({'; '.join(reasons)})" if reasons else ""
+        faults.append(
+            f"model.num_labels: {model.num_labels} contradicts `labels`, which makes {labels.num_labels} classes"
+            f"{because}. Take model.num_labels out, or correct labels.classes."
+        )
+    if hub and training:
+        for mine, theirs in (("repo_id", "hub_model_id"), ("private", "hub_private_repo")):
+            one, other = getattr(hub, mine), training.get(theirs)
+            if other is not None and other != one:
+                faults.append(f"training.{theirs}: {show(other)} contradicts hub.{mine} {show(one)}; keep hub.{mine}.")
+        if training.get("push_to_hub") and not hub.repo_id:
+            faults.append("hub.repo_id: missing, though training.push_to_hub is true; write owner/name.")
+    return faults
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value

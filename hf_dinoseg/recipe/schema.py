@@ -1,0 +1,189 @@
+"""The sections of a recipe that are this package's own: their fields, types, defaults and bounds.
+
+Types are checked in pydantic's strict mode, so a whole number does for a number, but no text does, and no word does for
+true or false. Descriptions stand in error messages and in the documentation.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from .borrowed import backbone_faults
+from .faults import SectionError, show
+
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class _Data(_Section):
+    crop_size: int = Field(512, ge=32, description="side of the square training crops, in pixels")
+    scale: tuple[float, float] = Field((0.5, 2.0), description="smallest and largest resize before the crop")
+    max_class_share: float = Field(0.75, gt=0, le=1, description="no class fills more of a crop (void not counted)")
+    flip: bool = Field(True, description="mirror half of the crops, left to right")
+    photometric: bool = Field(True, description="jitter brightness, contrast, saturation and hue")
+    num_proc: PositiveInt | None = Field(None, description="processes that prepare the label maps; null is one")
+
+    @field_validator("scale")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError(f"{list(value)} is not accepted; write two numbers above 0, smaller first: [0.5, 2.0].")
+        return value
+
+
+class FolderData(_Data):
+    """Images and masks in folders, paired by file stem."""
+
+    source: Literal["folder"]
+    root: str = Field(min_length=1, description="the folder; relative to where the command runs")
+    image: str = Field("images/{split}", description="folder of images below root; {split} is filled in")
+    mask: str = Field("masks/{split}", description="folder of masks below root")
+    train: str = Field("train", description="split name, or a text file below root with one stem a line")
+    validation: str = Field("val", description="split name, or a text file below root with one stem a line")
+
+    @model_validator(mode="after")
+    def _splits_differ(self) -> FolderData:
+        if self.train == self.validation:
+            raise ValueError(
+                f"train and validation are both {show(self.train)}, so the score would be taken on the training images."
+            )
+        if self.image == self.mask:
+            raise ValueError(f"image and mask are both {show(self.image)}; they are two folders.")
+        if ("{split}" in self.image) != ("{split}" in self.mask):
+            raise ValueError("only one of image and mask holds {split}; write it in both or in neither.")
+        return self
+
+
+class SyntheticRetinaData(_Data):
+    """Fundus-like pictures that the package draws from a seed: 0 background, 1 artery, 2 vein, 3 optic disc."""
+
+    source: Literal["synthetic-retina"]
+    num_train: PositiveInt = Field(160, description="training pictures")
+    num_validation: PositiveInt = Field(32, description="validation pictures")
+    size: int = Field(256, ge=32, description="side of the pictures, in pixels")
+    seed: int = Field(0, ge=0, description="the same seed draws the same pictures")
+
+
+Data = Annotated[FolderData | SyntheticRetinaData, Field(discriminator="source")]
+
+
+class Model(_Section):
+    """Backbone, head and which of them learns."""
+
+    backbone: str | dict[str, Any] = Field(
+        "facebook/dinov3-vits16-pretrain-lvd1689m",
+        description="Hub id or local folder; or a transformers config (with model_type) to train from scratch",
+    )
+    head: Literal["mask2former", "linear", "eomt"] = Field("mask2former", description="what turns features into masks")
+    freeze_backbone: bool = Field(True, description="only adapter and head learn; false for a backbone from scratch")
+    backbone_learning_rate_multiplier: float = Field(
+        0.1, gt=0, description="the backbone's learning rate over training.learning_rate; 1 for one from scratch"
+    )
+    num_labels: PositiveInt | None = Field(None, description="only checked: the number follows from labels")
+    num_queries: PositiveInt = Field(100, description="object queries of the head")
+    hidden_dim: PositiveInt = Field(256, description="width of pixel decoder and transformer decoder")
+    head_attention_heads: PositiveInt = Field(8, description="attention heads; divides hidden_dim")
+    pixel_decoder_layers: PositiveInt = Field(6, description="deformable encoder layers")
+    pixel_decoder_ffn_dim: PositiveInt = Field(1024, description="width of their feed-forward part")
+    decoder_layers: PositiveInt = Field(9, description="masked-attention decoder layers")
+    decoder_ffn_dim: PositiveInt = Field(2048, description="width of their feed-forward part")
+    drop_path_rate: float = Field(0.3, ge=0, lt=1, description="share of adapter branches dropped in training")
+    out_layers: list[PositiveInt] | None = Field(
+        None, min_length=1, description="backbone layers that the head sees, from 1; null is even quarters"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_scratch(cls, values: Any) -> Any:
+        """A backbone with random weights learns, and as fast as the head, unless the recipe says otherwise."""
+        if isinstance(values, dict) and isinstance(values.get("backbone"), dict):
+            return {"freeze_backbone": False, "backbone_learning_rate_multiplier": 1.0, **values}
+        return values
+
+    @field_validator("backbone")
+    @classmethod
+    def _known_config(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
+        if isinstance(value, str):
+            if not value.strip():
+                raise ValueError("empty; write a Hub id, a local folder, or a mapping with model_type.")
+            return value
+        if faults := backbone_faults(value):
+            raise SectionError(faults)
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Model:
+        faults = []
+        if self.hidden_dim % self.head_attention_heads:
+            faults.append(
+                f"model.hidden_dim: {self.hidden_dim} does not divide into head_attention_heads "
+                f"{self.head_attention_heads}; write a multiple of {self.head_attention_heads}."
+            )
+        elif self.head == "mask2former" and self.hidden_dim % 32:
+            faults.append(f"model.hidden_dim: {self.hidden_dim} is no multiple of 32, as the head's group norm needs.")
+        if self.out_layers and sorted(set(self.out_layers)) != self.out_layers:
+            faults.append(f"model.out_layers: {self.out_layers} is not accepted; write each once, in ascending order.")
+        if faults:
+            raise SectionError(faults)
+        return self
+
+
+class Loss(_Section):
+    """Mask classification, as Mask2Former publishes it (arXiv:2112.01527). The linear head has no settings here."""
+
+    num_points: PositiveInt = Field(12544, description="points per mask; more than a crop's mask has pixels is waste")
+    oversample_ratio: float = Field(3.0, ge=1, description="candidates per point where uncertain points are chosen")
+    importance_sample_ratio: float = Field(0.75, ge=0, le=1, description="share of points chosen for uncertainty")
+    class_weight: float = Field(2.0, ge=0, description="weight of the class term, in loss and matching")
+    mask_weight: float = Field(5.0, ge=0, description="weight of the cross-entropy of masks")
+    dice_weight: float = Field(5.0, ge=0, description="weight of the Dice term")
+    no_object_weight: float = Field(0.1, ge=0, description="weight of queries that match nothing, in the class term")
+    void_query_threshold: float = Field(
+        0.5, ge=0, le=1, description="a query with more than this share of its mask in void is taught nothing"
+    )
+
+
+class Evaluation(_Section):
+    """How a picture is predicted and measured, during training and after."""
+
+    mode: Literal["slide", "whole"] = Field("slide", description="overlapping windows, or the picture at once")
+    window: PositiveInt | None = Field(None, description="side of a window, in pixels; null is data.crop_size")
+    stride: PositiveInt | None = Field(None, description="step from window to window; null is two thirds of window")
+    batch_size: PositiveInt = Field(4, description="windows that go through the model together")
+    max_samples: PositiveInt | None = Field(None, description="pictures per evaluation while training, spread over the set; null is all")
+    panels: int = Field(4, ge=0, description="pictures drawn at each evaluation")
+    shortest_edge: PositiveInt | None = Field(None, description="shorter side that pictures are resized to, if any")
+
+    @model_validator(mode="after")
+    def _windows_touch(self) -> Evaluation:
+        if self.window and self.stride and self.stride > self.window:
+            raise ValueError(f"stride {self.stride} is larger than window {self.window}, so pixels would be left out.")
+        return self
+
+
+class Hub(_Section):
+    """Where the checkpoint is published, if at all."""
+
+    repo_id: str | None = Field(None, description="repository on the Hub, name or owner/name")
+    license: str | None = Field(None, description="licence of the checkpoint; null follows from the backbone")
+    private: bool = Field(False, description="create the repository as private")
+
+    @field_validator("repo_id")
+    @classmethod
+    def _valid(cls, value: str | None) -> str | None:
+        if value is not None:
+            from huggingface_hub.errors import HFValidationError
+            from huggingface_hub.utils import validate_repo_id
+
+            try:
+                validate_repo_id(value)
+            except HFValidationError:
+                raise ValueError(
+                    f"{show(value)} is no repository name; write owner/name, of letters, digits, `-`, `_` and `.`."
+                ) from None
+        return value

@@ -1,0 +1,176 @@
+"""The `training` section: every field of transformers' TrainingArguments, checked before anything is loaded.
+
+The accepted fields and their types are read from the TrainingArguments that is installed, so the section grows with it.
+It is never constructed here: its constructor touches devices. What comes out is a plain dict, ready for
+`TrainingArguments(**values)`: what the user wrote, over this package's defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from operator import getitem
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from .borrowed import check_values, model_of
+from .faults import Finder, SectionError, show
+
+_DEFAULTS: dict[str, Any] = {
+    # AdamW 1e-4 with weight decay 0.05 is what Mask2Former (arXiv:2112.01527, section 4.1) and EoMT (arXiv:2503.19108)
+    # publish, and the polynomial decay of power 0.9 is theirs as well.
+    "learning_rate": 1e-4,
+    "weight_decay": 0.05,
+    "lr_scheduler_type": "polynomial",
+    "warmup_steps": 0.05,  # below 1: a share of all steps. 1500 of 40000 in the DINOv3 schedule is of this order.
+    # Mask2Former clips the whole gradient to 0.01. AdamW divides by the gradient's own size, so so low a bound does not
+    # slow training down: it gives each step's direction the same weight, whatever the matching just did to the loss.
+    "max_grad_norm": 0.01,
+    "per_device_eval_batch_size": 1,  # evaluation is at original resolution, and pictures differ in size
+    "eval_strategy": "steps",
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "eval_mean_iou",
+    "save_total_limit": 2,  # the best and the newest
+    "logging_steps": 50,
+    "report_to": "none",
+    "seed": 42,
+}
+
+_OWNED: dict[str, tuple[Any, str]] = {
+    "remove_unused_columns": (False, "the data set's columns are read by the package's own transforms"),
+    "batch_eval_metrics": (True, "metrics are counted image by image; all logits at once would not fit in memory"),
+    "eval_do_concat_batches": (False, "label maps keep their original sizes and cannot be put into one tensor"),
+    "prediction_loss_only": (False, "the best checkpoint is chosen by a metric, so evaluation predicts"),
+    "include_for_metrics": ([], "metrics need label maps and predictions only"),
+    "label_names": (["labels"], "the batch calls its label maps `labels`"),
+    "label_smoothing_factor": (0.0, "the mask-classification loss has no label smoothing, so it would do nothing"),
+}
+
+_ELSEWHERE = {
+    "hub_token": "the recipe travels with the checkpoint, a token must not; run `hf auth login`, or set HF_TOKEN",
+    "resume_from_checkpoint": "pass `--resume` on the command line",
+    "local_rank": "`accelerate launch` sets it",
+    "parallelism_config": "it is no plain value; choose it with `accelerate config`",
+    "overwrite_output_dir": "pass `--overwrite` on the command line",
+    "warmup_ratio": "write warmup_steps; below 1 it is a share of all steps",
+    "batch_size": "write per_device_train_batch_size or per_device_eval_batch_size",
+}
+
+_LOW: dict[str, Any] = {
+    **dict.fromkeys(("learning_rate", "num_train_epochs", "logging_steps", "eval_steps", "save_steps"), {"gt": 0}),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), {"ge": 1}),
+    **dict.fromkeys(("gradient_accumulation_steps", "save_total_limit", "eval_accumulation_steps"), {"ge": 1}),
+    **dict.fromkeys(("dataloader_prefetch_factor", "torch_empty_cache_steps", "ddp_timeout"), {"ge": 1}),
+    **dict.fromkeys(("weight_decay", "max_grad_norm", "warmup_steps", "seed", "data_seed", "eval_delay"), {"ge": 0}),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), {"ge": 0, "lt": 1}),
+    "adam_epsilon": {"gt": 0},
+    "dataloader_num_workers": {"ge": 0},
+    "output_dir": {"min_length": 1},
+}
+
+
+def check_training(values: Any, find: Finder = lambda key: ()) -> dict[str, Any]:
+    """The resolved section: what was given, over the defaults that follow from it.
+
+    Args:
+        values: the section as it was read.
+        find: looks an unknown key up in the other sections.
+
+    Raises:
+        SectionError: with every fault.
+    """
+    if not isinstance(values, Mapping):
+        raise SectionError([f"training: {show(values)} is not accepted; write a mapping of fields."])
+    given = dict(values)
+    faults = [f"training.{k}: not taken here; {why}." for k, why in _ELSEWHERE.items() if given.get(k) is not None]
+    for key, (value, reason) in _OWNED.items():
+        if key in given and given[key] != value:
+            faults.append(f"training.{key}: {show(given[key])} is not possible; it is {show(value)}, because {reason}.")
+    settled = {*_ELSEWHERE, *_OWNED}
+    faults += check_values(_training_model(), {k: v for k, v in given.items() if k not in settled}, "training", find)
+    if not given.get("output_dir") and not any(f.startswith("training.output_dir:") for f in faults):
+        faults.insert(0, "training.output_dir: missing; write the folder that the checkpoint goes to, e.g. out/camvid.")
+    if faults:
+        raise SectionError(faults)
+    resolved = _resolve(given)
+    if faults := _contradictions(resolved):
+        raise SectionError(faults)
+    return resolved
+
+
+def training_fields() -> list[str]:
+    """The names that the section takes."""
+    return [name for name in _training_model().model_fields if name not in _ELSEWHERE]
+
+
+@cache
+def _training_model() -> type[BaseModel]:
+    from transformers import TrainingArguments  # takes seconds, and torch with it
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    reporter: Any = getitem(Literal, ("none", "all", *sorted(INTEGRATION_TO_CALLBACK)))
+    narrowed = {
+        "output_dir": str,
+        "report_to": reporter | list[reporter] | None,
+        # grouping by length is for text: there is no length column here
+        "train_sampling_strategy": Literal["random", "sequential"],
+    }
+    return model_of(TrainingArguments, "training", _LOW, narrowed)
+
+
+def _resolve(given: dict[str, Any]) -> dict[str, Any]:
+    values = {**_DEFAULTS, **{k: v for k, (v, _) in _OWNED.items()}}
+    if given.get("lr_scheduler_type", "polynomial") == "polynomial":
+        values["lr_scheduler_kwargs"] = {"power": 0.9, "lr_end": 0.0}
+    strategy = given.get("eval_strategy", "steps")
+    values["load_best_model_at_end"] = strategy != "no"
+    values["save_strategy"] = strategy if strategy != "no" else "steps"
+    if strategy == "steps":
+        values["eval_steps"] = given.get("eval_steps") or given.get("save_steps") or 500
+    if given.get("save_strategy", values["save_strategy"]) == "steps":
+        values["save_steps"] = given.get("eval_steps") or values.get("eval_steps") or 500
+    metric = given.get("metric_for_best_model") or values["metric_for_best_model"]
+    values["greater_is_better"] = not metric.endswith("loss")
+    return values | given
+
+
+def _contradictions(v: dict[str, Any]) -> list[str]:
+    """What TrainingArguments would refuse, or do silently otherwise, later."""
+    faults = []
+    for kind in ("", "_full_eval"):
+        if v.get(f"bf16{kind}") and v.get(f"fp16{kind}"):
+            faults.append(f"training.bf16{kind}, training.fp16{kind}: both are true; keep one of them.")
+    for kind in ("logging", "eval", "save"):
+        steps = v.get(f"{kind}_steps")
+        if v.get(f"{kind}_strategy") == "steps" and steps is not None and steps > 1 and steps != int(steps):
+            faults.append(
+                f"training.{kind}_steps: {steps} is no number of steps; write a whole number, or a share of all steps "
+                "below 1."
+            )
+    if v["load_best_model_at_end"] and v["save_strategy"] != "best":
+        if v["eval_strategy"] != v["save_strategy"]:
+            faults.append(
+                f"training.save_strategy: {v['save_strategy']} beside eval_strategy {v['eval_strategy']}; the best "
+                "checkpoint can only be kept if each evaluation is saved. Write the same for both, or "
+                "load_best_model_at_end: false."
+            )
+        elif v["eval_strategy"] == "steps" and not _divides(v["eval_steps"], v["save_steps"]):
+            faults.append(
+                f"training.save_steps: {v['save_steps']} is no multiple of eval_steps {v['eval_steps']}; the best "
+                "checkpoint can only be kept if it is saved at an evaluation. Write a multiple, or "
+                "load_best_model_at_end: false."
+            )
+    if v["lr_scheduler_type"] in ("reduce_lr_on_plateau", "greedy") and v["eval_strategy"] == "no":
+        faults.append(f"training.lr_scheduler_type: {v['lr_scheduler_type']} needs a metric, but eval_strategy is no.")
+    if v.get("dataloader_prefetch_factor") and not v.get("dataloader_num_workers"):
+        faults.append("training.dataloader_prefetch_factor: needs workers; write dataloader_num_workers: 2 or more.")
+    if v.get("dataloader_persistent_workers") and not v.get("dataloader_num_workers"):
+        faults.append("training.dataloader_persistent_workers: needs workers; write dataloader_num_workers: 2 or more.")
+    return faults
+
+
+def _divides(small: float, large: float) -> bool:
+    if (small < 1) != (large < 1):
+        return False
+    return abs(large / small - round(large / small)) < 1e-9

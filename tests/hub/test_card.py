@@ -1,0 +1,191 @@
+"""The model card: metadata that the Hub can read, and text that says what the numbers mean."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from hf_dinoseg.hub import default_license, model_card
+from hf_dinoseg.recipe import Recipe
+
+NAN = float("nan")
+DINOV3 = "facebook/dinov3-vits16-pretrain-lvd1689m"
+
+
+def recipe(**changes: Any) -> Recipe:
+    data: dict[str, Any] = {
+        "labels": {
+            "classes": {0: "background", 3: "artery|vein", 7: "disc"},
+            "ignore": [255],
+            "colors": {7: [1, 2, 255]},
+        },
+        "data": {"source": "folder", "root": "data/retina"},
+        "training": {"output_dir": "out/retina", "max_steps": 200},
+    }
+    for name, section in changes.items():
+        data[name] = section if name == "labels" else data.get(name, {}) | section
+    return Recipe.from_dict(data)
+
+
+METRICS: dict[str, Any] = {
+    "mean_iou": 0.51234,
+    "mean_dice": NAN,
+    "mean_accuracy": None,
+    "overall_accuracy": 0.9,
+    "per_category_iou": {"0 background": 0.75, "3 artery|vein": 0.25, "7 disc": NAN},
+    "per_category_dice": {"0 background": 0.8, "3 artery|vein": 0.4, "7 disc": None},
+    "num_images": 51,
+    "step": 150,
+    "seconds": 300.0,
+    "versions": {"torch": "2.13.0"},
+}
+
+
+def card(of: Recipe, metrics: dict[str, Any] | None = None, **more: Any) -> str:
+    measured = METRICS if metrics is None else metrics
+    return model_card(label_space=of.labels.to_dict(), metrics=measured, recipe=of.to_dict(), **more)
+
+
+def metadata(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(text.split("---")[1])
+    return found
+
+
+def section(text: str, title: str) -> str:
+    return text.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+def test_metadata_is_what_the_hub_reads() -> None:
+    text = card(recipe(model={"backbone": DINOV3}, hub={"repo_id": "me/retina-s"}))
+    data = metadata(text)
+    assert data["license"] == "other" and data["license_name"] == "dinov3-license"
+    assert data["license_link"] == "https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
+    assert data["base_model"] == DINOV3
+    assert data["pipeline_tag"] == "image-segmentation" and data["library_name"] == "transformers"
+    assert {"image-segmentation", "dinov3", "mask2former"} <= set(data["tags"])
+    results = {r.metric_type: r.metric_value for r in ModelCard(text).data.eval_results}
+    assert results == {"mean_iou": 0.51234, "overall_accuracy": 0.9}  # no NaN, no null
+    assert ModelCard(text).data.model_name == "retina-s"
+
+
+@pytest.mark.parametrize("metrics", [{}, {"mean_iou": NAN, "per_category_iou": {}}, {"mean_iou": None}])
+def test_without_a_figure_the_card_is_valid_and_says_so(metrics: dict[str, Any]) -> None:
+    text = card(recipe(), metrics)
+    assert "model-index" not in metadata(text)
+    assert "Not measured yet." in section(text, "Results")
+    assert "nan" not in section(text, "Results").lower()
+
+
+@pytest.mark.parametrize(
+    ("backbone", "chosen", "expected"),
+    [
+        (DINOV3, None, ("other", "dinov3-license")),
+        ("facebook/dinov3-convnext-tiny-pretrain-lvd1689m", None, ("other", "dinov3-license")),
+        ("models/dinov3-vits16/", None, ("other", "dinov3-license")),
+        (DINOV3, "mit", ("mit", None)),
+        ("facebook/dinov2-small", None, (None, None)),
+        ("facebook/dinov2-small", "other", ("other", None)),
+        ({"model_type": "dinov3_vit"}, None, (None, None)),
+        ({"model_type": "dinov3_vit"}, "apache-2.0", ("apache-2.0", None)),
+    ],
+)
+def test_licence_follows_the_weights_unless_chosen(
+    backbone: Any, chosen: str | None, expected: tuple[Any, Any]
+) -> None:
+    text = card(recipe(model={"backbone": backbone}, hub={"license": chosen}))
+    data = metadata(text)
+    assert (data.get("license"), data.get("license_name")) == expected
+    derived = isinstance(backbone, str) and "dinov3" in backbone
+    assert ("dinov3-license/" in section(text, "Licence")) == derived  # told even where the owner chose another
+    assert default_license(backbone) == ("other" if derived else "unknown")
+
+
+def test_a_local_backbone_is_no_base_model_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("models/mine").mkdir(parents=True)
+    for folder in ("models/mine", "./mine", "/models/mine", str(tmp_path)):
+        assert "base_model" not in metadata(card(recipe(model={"backbone": folder})))
+    assert metadata(card(recipe(model={"backbone": "models/mine"}), base_model=DINOV3))["base_model"] == DINOV3
+
+
+def test_labels_come_with_original_ids_and_colours() -> None:
+    rows = re.findall(r"^\| (\d+) \| (.+) \| `(#[0-9a-f]{6})` \| (\d+) \|$", card(recipe()), flags=re.M)
+    assert [(i, name, train) for i, name, _, train in rows] == [
+        ("0", "background", "0"),
+        ("3", "artery\\|vein", "1"),  # a bar would break the table
+        ("7", "disc", "2"),
+    ]
+    assert rows[2][2] == "#0102ff"
+    assert len({color for _, _, color, _ in rows}) == 3
+
+
+def test_results_are_listed_by_class_with_dashes_where_there_is_none() -> None:
+    results = section(card(recipe()), "Results")
+    assert "51 images" in results and "step 150" in results
+    assert "| mean IoU | 51.23 |" in results and "| mean Dice | - |" in results
+    assert "| 0 | background | 75.00 | 80.00 | - |" in results
+    assert "| 3 | artery\\|vein | 25.00 | 40.00 | - |" in results
+    assert "| 7 | disc | - | - | - |" in results
+
+
+@pytest.mark.parametrize(
+    ("labels", "zero", "void"),
+    [
+        ({"classes": {0: "sky", 1: "sea"}, "ignore": [255]}, "a class, *sky*", "255. Such pixels"),
+        ({"classes": {1: "sky"}, "reduce_zero_label": True}, "void (`reduce_zero_label`)", "0. Such pixels"),
+        ({"classes": {1: "sky"}, "ignore": [0]}, "void, not a class.", "become 0."),
+        ({"classes": {1: "sky"}}, "not used by this data set.", "has none"),
+    ],
+)
+def test_label_zero_and_void_are_told_apart(labels: dict[str, Any], zero: str, void: str) -> None:
+    text = section(card(recipe(labels=labels), {}), "Labels")
+    assert zero in text.split("**Label 0**")[1].split("**Void**")[0]
+    assert void in text.split("**Void**")[1]
+
+
+def test_merged_classes_are_named() -> None:
+    labels = {"classes": {0: "sky", 1: "cloud"}, "merge": {1: 0}}
+    text = section(card(recipe(labels=labels), {}), "Labels")
+    assert "1 is learned and answered as 0" in text and "| 1 | cloud |" in text
+
+
+def test_three_ways_to_use_it_name_the_checkpoint_and_are_python() -> None:
+    use = section(card(recipe(hub={"repo_id": "me/retina-s"})), "How to use")
+    blocks = re.findall(r"```python\n(.*?)```", use, flags=re.S)
+    for block in blocks:
+        ast.parse(block)
+    assert len(blocks) == 2 and all("me/retina-s" in block for block in blocks)
+    assert "trust_remote_code=True" in blocks[0] and "Segmenter" in blocks[1]
+    assert "dinoseg predict me/retina-s photo.jpg --output" in use
+    assert "out/retina" in section(card(recipe()), "How to use")  # where there is no repository
+
+
+def test_the_recipe_in_the_card_is_the_recipe() -> None:
+    of = recipe(model={"backbone": {"model_type": "dinov3_vit", "hidden_size": 64}})
+    text = section(card(of), "Training")
+    assert Recipe.from_dict(yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, flags=re.S)[0])) == of
+    assert "200 steps" in text and "5 minutes" in text and "torch 2.13.0" in text
+
+
+def test_panel_limits_and_citations() -> None:
+    text = card(recipe(), panel="panels/final/1.png")
+    assert "](panels/final/1.png)" in text and "](panels" not in card(recipe())
+    assert "no other" in section(text, "Limits")
+    citation = section(text, "Citation")
+    assert "2508.10104" in citation and "cheng2022mask2former" in citation
+    assert "kerssies2025eomt" in section(card(recipe(model={"head": "eomt"})), "Citation")
+    assert "{{ " not in text and "{%" not in text
+
+
+def test_names_from_outside_cannot_run_or_break_the_card() -> None:
+    labels = {"classes": {0: "{{ 7*7 }}", 1: "a\n---\nb: c"}}
+    text = card(recipe(labels=labels), {})
+    assert "{{ 7*7 }}" in text and "| 49 |" not in text
+    assert "| 1 | a --- b: c |" in text
+    assert metadata(text)["pipeline_tag"] == "image-segmentation"

@@ -1,0 +1,9 @@
+"""Lets the test files of this folder import the helpers beside them."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+pytest.register_assert_rewrite("head_tester")

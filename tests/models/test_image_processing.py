@@ -1,0 +1,120 @@
+"""The image processor, without torchvision, and its label maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor
+
+from hf_dinoseg.labels import LabelSpace
+from hf_dinoseg.models import DinoSegImageProcessor, DinoSegOutput
+
+SPACE = LabelSpace({1: "wall", 5: "sky", 700: "road"}, reduce_zero_label=True)
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+
+@pytest.fixture
+def processor() -> DinoSegImageProcessor:
+    return DinoSegImageProcessor(label_space=SPACE.to_dict())
+
+
+def picture(height: int = 5, width: int = 7) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_pixels_are_normalised_and_not_resized(processor: DinoSegImageProcessor) -> None:
+    array = picture()
+    expected = ((array / 255 - MEAN) / STD).transpose(2, 0, 1)
+    for image in (Image.fromarray(array), array, array.transpose(2, 0, 1), torch.from_numpy(array)):
+        pixels = processor(images=image, return_tensors="pt")["pixel_values"]
+        assert pixels.shape == (1, 3, 5, 7) and pixels.dtype == torch.float32
+        assert np.allclose(pixels[0].numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "LA", "CMYK"])
+def test_any_image_mode_becomes_three_channels(processor: DinoSegImageProcessor, mode: str) -> None:
+    image = Image.fromarray(picture()).convert(mode)
+    expected = ((np.asarray(image.convert("RGB")) / 255 - MEAN) / STD).transpose(2, 0, 1)
+    pixels = processor(images=image, return_tensors="pt")["pixel_values"][0]
+    assert np.allclose(pixels.numpy(), expected, atol=1e-5)
+
+
+def test_lists_and_grey_arrays(processor: DinoSegImageProcessor) -> None:
+    pixels = processor(images=[Image.fromarray(picture()), picture()], return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (2, 3, 5, 7)
+    different = processor(images=[picture(5, 7), picture(6, 9)])["pixel_values"]
+    assert [image.shape for image in different] == [(3, 5, 7), (3, 6, 9)]
+    grey = picture()[..., 0]
+    pixels = processor(images=grey, return_tensors="pt")["pixel_values"]
+    assert np.allclose(pixels[0, 1].numpy(), (grey / 255 - MEAN[1]) / STD[1], atol=1e-5)
+
+
+def test_it_resizes_when_asked(processor: DinoSegImageProcessor) -> None:
+    image = Image.fromarray(picture(20, 40))
+    pixels = processor(images=image, do_resize=True, size={"shortest_edge": 10}, return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 10, 20)
+    square = DinoSegImageProcessor(do_resize=True, size={"height": 8, "width": 6})
+    assert square(images=image, return_tensors="pt")["pixel_values"].shape == (1, 3, 8, 6)
+
+
+def test_it_survives_saving_and_is_found_by_the_auto_class(processor: DinoSegImageProcessor, tmp_path: Path) -> None:
+    processor.background_threshold = 0.25
+    processor.save_pretrained(tmp_path)
+    for loaded in (AutoImageProcessor.from_pretrained(tmp_path), DinoSegImageProcessor.from_pretrained(tmp_path)):
+        assert type(loaded) is DinoSegImageProcessor
+        assert LabelSpace.from_dict(loaded.label_space) == SPACE
+        assert loaded.background_threshold == 0.25 and loaded.do_resize is False
+
+
+def outputs() -> DinoSegOutput:
+    """Two images of 2 × 2; three queries, each sure of its class, each owning some pixels. Best scores: 0.9 or 0.3."""
+    masks = torch.tensor([[0, 1], [2, 2]])
+    owned = torch.stack([masks == q for q in range(3)]).float()
+    logits = torch.logit(owned * 0.9 + (1 - owned) * 1e-4)
+    weak = torch.logit(owned * 0.3 + (1 - owned) * 1e-4)
+    classes = 50 * torch.eye(4)[:3]
+    return DinoSegOutput(
+        class_queries_logits=torch.stack([classes] * 2), masks_queries_logits=torch.stack([logits, weak])
+    )
+
+
+def test_label_maps_in_train_ids_and_original_ids(processor: DinoSegImageProcessor) -> None:
+    train = processor.post_process_semantic_segmentation(outputs())
+    assert [m.tolist() for m in train] == [[[0, 1], [2, 2]]] * 2
+    original = processor.post_process_semantic_segmentation(outputs(), original_ids=True)
+    assert original[0].tolist() == [[1, 5], [700, 700]] and original[0].dtype == torch.int64
+
+
+def test_sizes_differ_image_by_image(processor: DinoSegImageProcessor) -> None:
+    sizes: Any
+    for sizes in ([(4, 4), (6, 2)], torch.tensor([[4, 4], [6, 2]])):
+        first, second = processor.post_process_semantic_segmentation(outputs(), target_sizes=sizes)
+        assert first.shape == (4, 4) and second.shape == (6, 2)
+        assert first[0, 0] == 0 and first[0, 3] == 1 and first[3].tolist() == [2] * 4
+    with pytest.raises(ValueError, match="1 target sizes for a batch of 2"):
+        processor.post_process_semantic_segmentation(outputs(), target_sizes=[(4, 4)])
+
+
+def test_what_is_below_the_threshold_becomes_void(processor: DinoSegImageProcessor) -> None:
+    sure, unsure = processor.post_process_semantic_segmentation(outputs(), original_ids=True, background_threshold=0.5)
+    assert sure.tolist() == [[1, 5], [700, 700]] and unsure.tolist() == [[0, 0], [0, 0]]  # reduce_zero_label: void is 0
+    _, unsure = processor.post_process_semantic_segmentation(outputs(), background_threshold=0.5)
+    assert unsure.unique().tolist() == [SPACE.ignore_index]
+    processor.background_threshold = 0.5
+    assert processor.post_process_semantic_segmentation(outputs())[1].unique().tolist() == [SPACE.ignore_index]
+
+
+def test_original_ids_need_a_label_space() -> None:
+    with pytest.raises(ValueError, match="needs the label space"):
+        DinoSegImageProcessor().post_process_semantic_segmentation(outputs(), original_ids=True)
+
+
+def test_linear_logits_are_post_processed_too(processor: DinoSegImageProcessor) -> None:
+    logits = torch.tensor([[[[3.0, 0.0]], [[0.0, 3.0]], [[0.0, 0.0]]]])
+    maps = processor.post_process_semantic_segmentation(DinoSegOutput(logits=logits), [(2, 4)], original_ids=True)
+    assert maps[0].tolist() == [[1, 1, 5, 5]] * 2

@@ -1,0 +1,65 @@
+"""Every recipe that the project ships is read, resolved and checked against what the package offers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from transformers import CONFIG_MAPPING
+
+from hf_dinoseg.recipe import FolderData, load_recipe
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+RECIPES = [path for path in RECIPES if path.parent.name != "accelerate"]  # those configure accelerate, not a run
+
+every_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(ROOT / "recipes")))
+
+
+def test_there_are_recipes() -> None:
+    assert {"synthetic_retina", "camvid"} <= {path.parent.name for path in RECIPES}
+
+
+@every_recipe
+def test_recipe_is_accepted_and_loads_back_equal(path: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(path)
+    resolved = tmp_path / "recipe.yaml"
+    resolved.write_text(recipe.to_yaml(), encoding="utf-8")
+    assert load_recipe(resolved) == recipe
+
+
+@every_recipe
+def test_recipe_name_says_head_and_backbone(path: Path) -> None:
+    recipe = load_recipe(path)
+    head, _, size = path.stem.partition("_")
+    assert head == recipe.model.head
+    backbone = recipe.model.backbone
+    assert size in backbone.replace("-", "") if isinstance(backbone, str) else size == "tiny"
+
+
+@every_recipe
+def test_recipe_writes_below_out_and_publishes_nothing(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.training["output_dir"].startswith("out/")
+    assert not recipe.training.get("push_to_hub") and recipe.hub.repo_id is None
+    assert not isinstance(recipe.data, FolderData) or not Path(recipe.data.root).is_absolute()
+
+
+@every_recipe
+def test_recipe_draws_each_class_in_a_colour_of_its_own(path: Path) -> None:
+    labels = load_recipe(path).labels
+    if labels.colors:
+        assert set(labels.colors) >= set(labels.original_ids)
+        assert len(set(labels.colors.values())) == len(labels.colors)
+
+
+@every_recipe
+def test_a_backbone_from_scratch_fits_adapter_and_position_encoding(path: Path) -> None:
+    """The adapter's deformable attention has 16 heads over half the backbone's width; a head's rotary encoding turns
+    pairs along two axes."""
+    backbone = load_recipe(path).model.backbone
+    if isinstance(backbone, str):
+        pytest.skip("the backbone has its published shape")
+    config = CONFIG_MAPPING[backbone["model_type"]](**{k: v for k, v in backbone.items() if k != "model_type"})
+    assert config.hidden_size % 32 == 0
+    assert config.hidden_size % (4 * config.num_attention_heads) == 0
