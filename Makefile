@@ -16,6 +16,7 @@ setup: .venv/.ready
 
 quickstart: setup
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+		--num_cpu_threads_per_process $(shell getconf _NPROCESSORS_ONLN) \
 		train.py $(RECIPE) --overwrite training.output_dir=out/quickstart
 
 test: setup

@@ -223,3 +223,13 @@ def test_loading_leaves_the_pretrained_weights_alone_and_initialises_the_head(tm
     model = from_backbone(str(tmp_path))
     assert torch.equal(model.backbone.model.norm.weight, vit.norm.weight)
     assert model.head.decoder.query_features.std() > 0.5
+
+
+def test_a_device_map_keeps_blocks_and_head_whole(tmp_path: Path) -> None:
+    model = tiny_model()
+    assert {"DINOv3ViTLayer", "Mask2FormerHead"} <= set(model._no_split_modules)
+    model.save_pretrained(tmp_path)
+    spread = {"backbone": "cpu", "head": "cpu"}
+    loaded = DinoSegForSemanticSegmentation.from_pretrained(tmp_path, device_map=spread, dtype=torch.bfloat16)
+    with torch.no_grad():
+        assert loaded(torch.randn(1, 3, 32, 48)).masks_queries_logits.isfinite().all()
