@@ -4,6 +4,8 @@ BIN := .venv/bin
 RECIPE := recipes/synthetic_retina/mask2former_tiny.yaml
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+# Threads that wait for one another sleep: spinning makes a run many times slower once anything else wants a core.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: setup quickstart test style quality clean
 

@@ -220,7 +220,9 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
 
 def _training_arguments(recipe: Recipe) -> dict[str, Any]:
     hub = {"hub_model_id": recipe.hub.repo_id, "hub_private_repo": recipe.hub.private} if recipe.hub.repo_id else {}
-    return {**recipe.training, **hub}
+    # pinned memory only helps copies to an accelerator, and torch warns at each loader where there is none
+    pinned = recipe.training.get("dataloader_pin_memory", True) and torch.accelerator.is_available()
+    return {**recipe.training, **hub, "dataloader_pin_memory": pinned}
 
 
 def _check_same_run(recipe: Recipe, folder: Path) -> None:

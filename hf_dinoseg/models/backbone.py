@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -67,6 +68,9 @@ class Backbone(nn.Module):
         sub_config: Any = config.backbone_config
         wrapped: Any = AutoBackbone.from_config(sub_config) if model is None else model
         self.model = wrapped
+        # transformers gathers these from direct children, for device maps
+        self._no_split_modules = set(wrapped._no_split_modules or ())
+        self._skip_keys_device_placement = set(wrapped._skip_keys_device_placement or ())
         self.channels: list[int] = list(wrapped.channels)
         #: four native scales (strides 4 to 32) rather than one
         self.hierarchical: bool = hasattr(sub_config, "depths")
@@ -147,7 +151,7 @@ def load_backbone_config(backbone: str | Mapping[str, Any] | PreTrainedConfig, *
         BackboneError: if it cannot be had, or is no backbone.
     """
     if isinstance(backbone, PreTrainedConfig):
-        config: PreTrainedConfig = backbone
+        config: PreTrainedConfig = copy.deepcopy(backbone)
     elif isinstance(backbone, Mapping):
         fields = dict(backbone)
         model_type = fields.pop("model_type", None)

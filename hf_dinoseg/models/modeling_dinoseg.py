@@ -42,7 +42,7 @@ class DinoSegPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
-    _no_split_modules = ["Extractor", "DeformableEncoderLayer", "MaskedDecoderLayer"]
+    _no_split_modules = ["Mask2FormerHead", "EomtHead", "LinearHead"]
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         """For code from outside transformers, the library passes over modules that hold no parameter directly, in case

@@ -1,7 +1,7 @@
 """The recipe: one file that says what is trained, on what, and how it is measured.
 
-Seven sections: `labels`, `data`, `model`, `loss`, `training`, `evaluation`, `hub`. The loader is strict. An unknown key, a wrong
-type or a bad choice fails before anything is loaded, and the error lists every fault at once.
+Seven sections: `labels`, `data`, `model`, `loss`, `training`, `evaluation`, `hub`. The loader is strict. An unknown
+key, a wrong type or a bad choice fails before anything is loaded, and the error lists every fault at once.
 
 Example:
     >>> recipe = load_recipe("recipes/camvid/mask2former_tiny.yaml", ["training.max_steps=100"])

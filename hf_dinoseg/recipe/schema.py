@@ -155,7 +155,9 @@ class Evaluation(_Section):
     window: PositiveInt | None = Field(None, description="side of a window, in pixels; null is data.crop_size")
     stride: PositiveInt | None = Field(None, description="step from window to window; null is two thirds of window")
     batch_size: PositiveInt = Field(4, description="windows that go through the model together")
-    max_samples: PositiveInt | None = Field(None, description="pictures per evaluation while training, spread over the set; null is all")
+    max_samples: PositiveInt | None = Field(
+        None, description="pictures per evaluation while training, spread over the set; null is all"
+    )
     panels: int = Field(4, ge=0, description="pictures drawn at each evaluation")
     shortest_edge: PositiveInt | None = Field(None, description="shorter side that pictures are resized to, if any")
 

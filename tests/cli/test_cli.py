@@ -302,7 +302,10 @@ def test_evaluate_says_what_a_checkpoint_lacks(tmp_path: Path, checkpoint: Path,
     assert run("evaluate", tmp_path / "none").exit_code == 2 and build.calls == []
 
 
-def test_what_the_hub_says_comes_with_the_missing_folder(recipe: Path, build: Any) -> None:
+def test_what_the_hub_says_comes_with_the_missing_folder(
+    recipe: Path, build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     build.evaluate = raising(OSError("cannot connect"))
     result = run("evaluate", "out/quickstart", recipe)
     assert result.exit_code == 1

@@ -87,7 +87,7 @@ def test_files_folders_and_patterns_are_each_done_once(home: Path) -> None:
         picture(name)
     Path("in/notes.txt").write_text("no picture")
     named = picture("odd.picture.jpg").rename("odd.raw")  # a file named by itself is taken whatever its ending
-    found, faults = find_pictures(["in", "in/*.jpg", "in/**/*.*", str(named), "./in/b.jpg"])
+    found, faults = find_pictures(["in", "in/*.jpg", "in/**/*.*", str(named), "./in/b.jpg", str(home / "in/b.jpg")])
     assert [str(p) for p in found] == ["in/a.tif", "in/b.jpg", "in/deep/c.PNG", "odd.raw"] and faults == []
 
 

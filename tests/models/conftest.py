@@ -1,4 +1,4 @@
-"""Lets the test files of this folder import the helpers beside them."""
+"""Lets the test files of this folder import the modules beside them."""
 
 import sys
 from pathlib import Path

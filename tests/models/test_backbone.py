@@ -154,6 +154,19 @@ def test_patches_that_reach_past_the_image_stay_aligned_with_the_pyramid() -> No
     assert torch.allclose(resized[0, 0], expected.expand(8, 8), atol=1e-4)
 
 
+def test_the_adapter_samples_such_patches_inside_the_image() -> None:
+    """Tokens at strides 8, 16, 32 of 64 × 64 pixels look at their own places among five patches over 70 pixels."""
+    model = tiny_model(backbone=DINOV2)
+    seen: list[torch.Tensor] = []
+    model.head.adapter.extractors[0].register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
+    with torch.no_grad():
+        model(torch.randn(1, 3, 64, 64))
+    reference = seen[0] * 70
+    assert reference.shape == (64 + 16 + 4, 2)
+    expected = torch.tensor([(4.0, 4.0), (12, 4), (60, 60), (8, 8), (48, 48)])  # x, y in pixels
+    assert torch.allclose(reference[[0, 1, 63, 64, 83]], expected, atol=1e-4)
+
+
 def test_dinov2_weights_load_from_a_folder(tmp_path: Path) -> None:
     torch.manual_seed(0)
     full = Dinov2Model(Dinov2Config(**{k: v for k, v in DINOV2.items() if k != "model_type"}))
