@@ -26,9 +26,10 @@ from .data import (
 from .hub.card import model_card
 from .labels import LabelSpace
 from .losses import MaskClassificationLoss, PixelLoss
+from .metrics import without_nan
 from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor
 from .recipe import FolderData, Recipe, load_recipe
-from .training import DinoSegTrainer, RunError
+from .training import DinoSegTrainer, MaskAnnealing, RunError
 from .training.run_folder import RECIPE_FILE, claim, inspect
 
 logger = logging.getLogger(__name__)
@@ -151,6 +152,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> d
         eval_dataset=EvalDataset(evenly(data["validation"], recipe.evaluation.max_samples), processor),
         panels=recipe.evaluation.panels,
         backbone_learning_rate_multiplier=recipe.model.backbone_learning_rate_multiplier,
+        callbacks=[MaskAnnealing()] if recipe.model.head == "eomt" else None,
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     best_step = trainer.state.best_global_step or trainer.state.global_step
@@ -254,18 +256,15 @@ def _evaluate(trainer: DinoSegTrainer, dataset: EvalDataset, panels: Path) -> di
 
 def _write_results(folder: Path, recipe: Recipe, metrics: dict[str, Any]) -> None:
     _write_json(folder / METRICS_FILE, metrics)
-    card = model_card(label_space=recipe.labels.to_dict(), metrics=metrics, recipe=recipe.to_dict())
-    (folder / "README.md").write_text(str(card), encoding="utf-8")
+    panels = sorted((folder / "panels" / "final").glob("*.png"))
+    card = model_card(
+        recipe.labels.to_dict(),
+        metrics,
+        recipe.to_dict(),
+        panel=panels[0].relative_to(folder).as_posix() if panels else None,
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:
-    """JSON without NaN, which is no JSON: a figure that does not exist is null."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {str(k): plain(v) for k, v in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(v) for v in value]
-        return None if isinstance(value, float) and not np.isfinite(value) else value
-
-    path.write_text(json.dumps(plain(data), indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(without_nan(data), indent=2) + "\n", encoding="utf-8")

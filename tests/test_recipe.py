@@ -169,6 +169,10 @@ def test_the_shortest_recipe_gets_every_default(minimal: Path) -> None:
     assert (model.pixel_decoder_layers, model.pixel_decoder_ffn_dim) == (6, 1024)
     assert (model.decoder_layers, model.decoder_ffn_dim, model.drop_path_rate) == (9, 2048, 0.3)
     assert (recipe.evaluation.mode, recipe.evaluation.window, recipe.evaluation.stride) == ("slide", 512, 341)
+    loss = recipe.loss
+    assert (loss.num_points, loss.oversample_ratio, loss.importance_sample_ratio) == (12544, 3.0, 0.75)
+    weights = (loss.class_weight, loss.mask_weight, loss.dice_weight, loss.no_object_weight)
+    assert weights == (2.0, 5.0, 5.0, 0.1)
     assert recipe.hub.repo_id is None and recipe.hub.license is None
 
 
@@ -270,6 +274,7 @@ ROUND_TRIPS = [
     ["labels={classes: {0: 'yes', 1: '1e-4'}, encoding: rgb, colors: {0: [0, 0, 0], 1: [255, 0, 0]}}"],
     ["training.lr_scheduler_type=cosine", "training.learning_rate=1e-5", "training.report_to=[tensorboard, wandb]"],
     ["training.eval_strategy=no", "training.warmup_steps=0.1", "training.accelerator_config={split_batches: true}"],
+    ["loss={num_points: 3136, no_object_weight: 1}"],
     ["evaluation={mode: whole, panels: 0, max_samples: 7}", "hub={repo_id: me/x, private: true, license: mit}"],
 ]
 
@@ -363,6 +368,9 @@ learning_rate: 3
         ("model.out_layers=[0, 3]", ["a list of whole numbers, each at least 1"]),
         ("model.out_layers=[3, 1]", ["model.out_layers", "ascending"]),
         ("model.hidden_dim=100", ["model.hidden_dim: 100"]),
+        ("loss.mask_weigth=5", ["loss.mask_weigth: unknown field (given 5). Did you mean loss.mask_weight?"]),
+        ("loss.importance_sample_ratio=2", ["a number, at least 0 and at most 1"]),
+        ("training.num_points=5", ["`num_points` belongs to `loss`: write loss.num_points."]),
         # choices, with the accepted ones
         ("model.head=mask2fromer", ["one of mask2former, linear, eomt.", "Did you mean `mask2former`?"]),
         ("evaluation.mode=slid", ["one of slide, whole.", "Did you mean `slide`?"]),

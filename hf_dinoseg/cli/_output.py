@@ -25,7 +25,9 @@ def only_results_on_stdout() -> Iterator[None]:
 
 def print_json(data: Any) -> None:
     """One JSON document; a figure that does not exist (NaN) is null, as JSON knows no NaN."""
-    typer.echo(json.dumps(_plain(data), indent=2, ensure_ascii=False))
+    from ..metrics import without_nan
+
+    typer.echo(json.dumps(without_nan(data), indent=2, ensure_ascii=False))
 
 
 def print_metrics(metrics: Mapping[str, Any]) -> None:
@@ -45,11 +47,3 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
 
 def _percent(value: Any) -> str:
     return "-" if value is None or math.isnan(value) else f"{100 * value:.2f}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

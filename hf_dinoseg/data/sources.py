@@ -63,7 +63,8 @@ def load_folder(root: str | os.PathLike[str], image: str, mask: str, train: str,
         for split, name in by_split.items():
             images = _files_by_stem(base, "image", image.replace(_SPLIT, name))
             masks = _files_by_stem(base, "mask", mask.replace(_SPLIT, name))
-            _check_pairs(images, masks, f"data.{split} ({name})")
+            folders = base / image.replace(_SPLIT, name), base / mask.replace(_SPLIT, name)
+            _check_pairs(images, masks, f"data.{split} ({name})", *folders)
             stems[split] = sorted(images)
             splits[split] = _rows(stems[split], images, masks)
     else:
@@ -71,11 +72,11 @@ def load_folder(root: str | os.PathLike[str], image: str, mask: str, train: str,
         for split, name in by_split.items():
             stems[split] = _read_split_file(base, split, name)
             where = f"data.{split} ({name})"
-            _check_listed(stems[split], images, where, f"picture in {base / image}")
+            _check_listed(stems[split], images, where, f"image in {base / image}")
             _check_listed(stems[split], masks, where, f"mask in {base / mask}", _suffix_hint(images, masks))
             splits[split] = _rows(stems[split], images, masks)
         if both := sorted(set(stems["train"]) & set(stems["validation"])):
-            logger.warning("%d pictures are in training and in validation: %s", len(both), _some(both))
+            logger.warning("%d images are in training and in validation: %s", len(both), _some(both))
     return DatasetDict(splits)
 
 
@@ -160,7 +161,7 @@ def _files_by_stem(base: Path, field: str, folder_name: str) -> dict[str, str]:
             files[stem] = str(path)
     if not files:
         seen = f" It holds files of other types: {_some(sorted(others))}." if others else " It is empty."
-        raise DataError(f"data.{field}: no picture files in {folder}.{seen}")
+        raise DataError(f"data.{field}: no image files in {folder}.{seen}")
     return files
 
 
@@ -189,15 +190,19 @@ def _read_split_file(base: Path, split: str, name: str) -> list[str]:
     return sorted(stems)
 
 
-def _check_pairs(images: dict[str, str], masks: dict[str, str], where: str) -> None:
-    hint = _suffix_hint(images, masks)
+def _check_pairs(
+    images: dict[str, str], masks: dict[str, str], where: str, image_folder: Path, mask_folder: Path
+) -> None:
+    cure = _suffix_hint(images, masks) or " Add what is missing, or move the others out of the folder."
     if alone := sorted(set(images) - set(masks)):
         raise DataError(
-            f"{where}: {len(alone)} of {len(images)} pictures have no mask of the same stem: {_some(alone)}.{hint}"
+            f"{where}: {len(alone)} of {len(images)} images have no mask of the same stem in {mask_folder}: "
+            f"{_some(alone)}.{cure}"
         )
     if alone := sorted(set(masks) - set(images)):
         raise DataError(
-            f"{where}: {len(alone)} of {len(masks)} masks have no picture of the same stem: {_some(alone)}.{hint}"
+            f"{where}: {len(alone)} of {len(masks)} masks have no image of the same stem in {image_folder}: "
+            f"{_some(alone)}.{cure}"
         )
 
 
@@ -212,7 +217,7 @@ def _suffix_hint(images: dict[str, str], masks: dict[str, str]) -> str:
     for cut in range(len(first) - 1, 0, -1):
         suffix = first[cut:]
         if first[:cut] in images and all(s.endswith(suffix) and s.removesuffix(suffix) in images for s in masks):
-            return f" Every mask's stem is a picture's stem plus {suffix!r}: rename the masks without it."
+            return f" Every mask's stem is an image's stem plus {suffix!r}: rename the masks without it."
     return ""
 
 

@@ -10,6 +10,8 @@ that 0 counts.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -113,3 +115,12 @@ def _mean(values: np.ndarray) -> float:
 
 def _percent(value: float) -> str:
     return "-" if np.isnan(value) else f"{100 * value:.2f}"
+
+
+def without_nan(data: Any) -> Any:
+    """Plain data for JSON, which knows no NaN: a figure that does not exist is null."""
+    if isinstance(data, Mapping):
+        return {str(key): without_nan(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [without_nan(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data

@@ -1,9 +1,10 @@
 """Training: the Trainer, its optimiser groups, its output folder."""
 
+from .annealing import MaskAnnealing
 from .errors import RunError
 from .evaluation import StreamedMetrics
 from .optim import parameter_groups
 from .panel_writer import PanelWriter
 from .trainer import DinoSegTrainer
 
-__all__ = ["DinoSegTrainer", "PanelWriter", "RunError", "StreamedMetrics", "parameter_groups"]
+__all__ = ["DinoSegTrainer", "MaskAnnealing", "PanelWriter", "RunError", "StreamedMetrics", "parameter_groups"]

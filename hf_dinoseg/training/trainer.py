@@ -205,8 +205,8 @@ class DinoSegTrainer(Trainer):
         metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if self.streamed.matrix is not None and self.is_world_process_zero():
             logger.info(
-                "step %d: mean IoU %.4f on %d images\n%s",
-                self.state.global_step,
+                "%smean IoU %.4f on %d images\n%s",
+                f"step {self.state.global_step}: " if self.state.global_step else "",
                 self.streamed.summary["mean_iou"],
                 self.streamed.summary["num_images"],
                 per_class_table(self.streamed.matrix, self.label_space),

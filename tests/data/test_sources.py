@@ -86,7 +86,7 @@ def test_split_files_that_share_pictures_are_warned_of(tmp_path: Path, caplog: p
     (make_flat(tmp_path) / "val.txt").write_text("a\nd")
     with caplog.at_level(logging.WARNING, logger="hf_dinoseg"):
         load_folder(tmp_path, **FLAT)
-    assert "1 pictures are in training and in validation: a" in caplog.text
+    assert "1 images are in training and in validation: a" in caplog.text
 
 
 def test_missing_folders_are_named_with_what_is_there(tmp_path: Path) -> None:
@@ -106,12 +106,12 @@ def test_missing_folders_are_named_with_what_is_there(tmp_path: Path) -> None:
 def test_a_picture_without_mask_and_a_mask_without_picture_are_named(tmp_path: Path) -> None:
     make(tmp_path)
     write(tmp_path / "images/train", [f"lone{i}.jpg" for i in range(7)])
-    message = r"data\.train \(train\): 7 of 10 pictures have no mask .*: lone0, lone1, lone2, lone3, lone4 and 2 more"
+    message = r"data\.train \(train\): 7 of 10 images have no mask .*: lone0, lone1, lone2, lone3, lone4 and 2 more"
     with pytest.raises(DataError, match=message):
         load_folder(tmp_path, **LAYOUT)
     write(tmp_path / "masks/train", [f"lone{i}.png" for i in range(7)])
     write(tmp_path / "masks/val", ["extra.png"])
-    with pytest.raises(DataError, match=r"data\.validation \(val\): 1 of 3 masks have no picture of .*: extra\."):
+    with pytest.raises(DataError, match=r"data\.validation \(val\): 1 of 3 masks have no image of .*: extra\."):
         load_folder(tmp_path, **LAYOUT)
 
 
@@ -137,7 +137,7 @@ def test_empty_splits_are_refused(tmp_path: Path) -> None:
     make(tmp_path)
     for path in (tmp_path / "images/val").iterdir():
         path.unlink()
-    with pytest.raises(DataError, match=r"data\.image: no picture files in .*images/val\. It is empty"):
+    with pytest.raises(DataError, match=r"data\.image: no image files in .*images/val\. It is empty"):
         load_folder(tmp_path, **LAYOUT)
     (tmp_path / "images/val/scan.svs").touch()
     with pytest.raises(DataError, match=r"other types: \.svs"):
@@ -149,7 +149,7 @@ def test_split_files_that_are_wrong(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.train: there is no file .*none\.txt"):
         load_folder(tmp_path, **{**FLAT, "train": "none.txt"})
     for text, message in [
-        ("a\nzz\n", r"data\.train \(train\.txt\): 1 of 2 listed stems have no picture in .*images: zz"),
+        ("a\nzz\n", r"data\.train \(train\.txt\): 1 of 2 listed stems have no image in .*images: zz"),
         (" \n", "lists no stems"),
         ("a\nb\na.jpg\n", "more than once: a"),
     ]:

@@ -9,6 +9,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from hf_dinoseg.losses import MaskClassificationLoss
 from hf_dinoseg.losses import mask_classification as module
+from hf_dinoseg.losses import matcher as matcher_module
 
 POINTS = 112
 WEIGHTS = {"loss_cross_entropy": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
@@ -109,7 +110,10 @@ def test_class_weights_weigh_the_class_term_as_cross_entropy_does(make_batch):
     torch.testing.assert_close(result["loss_class"], expected)
 
 
-def test_autocast_changes_nothing(make_batch, make_uniform):
+def test_autocast_changes_nothing(make_batch, make_uniform, monkeypatch):
+    costs: list[torch.Tensor] = []
+    to_host = matcher_module._to_host
+    monkeypatch.setattr(matcher_module, "_to_host", lambda values: costs.append(values.clone()) or to_host(values))
     batch = make_batch((3, 2))
     void_mask = torch.zeros(2, 24, 32, dtype=torch.bool)
     void_mask[0, :9] = True
@@ -117,7 +121,7 @@ def test_autocast_changes_nothing(make_batch, make_uniform):
     plain = loss(batch.outputs, batch.mask_labels, batch.class_labels, void_mask)["loss"]
     with torch.autocast("cpu", torch.bfloat16):
         cast = loss(batch.outputs, batch.mask_labels, batch.class_labels, void_mask)["loss"]
-    assert cast.dtype == torch.float32 and torch.equal(cast, plain)
+    assert cast.dtype == torch.float32 and torch.equal(cast, plain) and torch.equal(*costs)
     assert all(map(torch.equal, batch.gradients(cast), batch.gradients(plain)))
 
 

@@ -140,8 +140,24 @@ def test_all_void_image_adds_nothing(make_batch, make_uniform):
         torch.testing.assert_close(both[key], alone[key])
     # Its unmatched queries are not taught "no object" either: nothing is known about the image.
     batch.class_labels[1], batch.mask_labels[1] = batch.class_labels[1][:0], batch.mask_labels[1][:0]
+    with torch.no_grad():
+        batch.masks[0][1, 0] = -1.0  # not even one that predicts no pixel
     result = MaskClassificationLoss(5, num_points=100)(batch.outputs, batch.mask_labels, batch.class_labels, void_mask)
     assert all(not gradient[1].any() for gradient in batch.gradients(result["loss"]))
+
+
+def test_targets_of_an_all_void_image_are_matched_by_class_alone(make_batch):
+    batch = make_batch((2,), queries=3, auxiliary=0)
+    batch.class_labels[0] = torch.tensor([4, 1])
+    with torch.no_grad():
+        batch.classes[0].zero_()
+        batch.classes[0][0, 2, 4] = batch.classes[0][0, 0, 1] = 3.0
+    result = MaskClassificationLoss(5, num_points=100)(
+        batch.outputs, batch.mask_labels, batch.class_labels, torch.ones(1, 24, 32, dtype=torch.bool)
+    )
+    # Queries 2 and 0 are pulled to their classes, query 1 is left alone.
+    gradient = batch.gradients(result["loss"])[0][0]
+    assert gradient[2].argmin() == 4 and gradient[0].argmin() == 1 and not gradient[1].any()
 
 
 @pytest.mark.parametrize("threshold, taught", [(0.5, [1, 1, 0, 1]), (0.25, [1, 0, 0, 1]), (1.0, [1, 1, 1, 1])])

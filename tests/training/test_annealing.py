@@ -1,0 +1,59 @@
+"""Mask annealing: the published steps, and a state that follows from the step alone."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hf_dinoseg.training.annealing import MaskAnnealing, masking_probabilities
+
+#: steps between which the published ADE20K and COCO trainings (four blocks) let each block off
+PUBLISHED = [
+    (24876, [3317, 8292, 13268, 18244], [6634, 11609, 16585, 21561]),
+    (110880, [14782, 36955, 59128, 81301], [29564, 51737, 73910, 96083]),
+]
+
+
+@pytest.mark.parametrize(("max_steps", "starts", "ends"), PUBLISHED)
+def test_blocks_are_let_off_where_the_published_trainings_let_them_off(
+    max_steps: int, starts: list[int], ends: list[int]
+) -> None:
+    for block, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        margin = max_steps // 5000  # the published steps are rounded
+        assert masking_probabilities(start - margin, max_steps, 4)[block] == 1.0
+        assert masking_probabilities(start + margin, max_steps, 4)[block] < 1.0
+        assert masking_probabilities(end - margin, max_steps, 4)[block] > 0.0
+        assert masking_probabilities(end + margin, max_steps, 4)[block] == 0.0
+        halfway = masking_probabilities(round((start + end) / 2), max_steps, 4)[block]
+        assert halfway == pytest.approx(0.5**0.9, abs=1e-3)
+
+
+@pytest.mark.parametrize("num_blocks", [1, 2, 3, 4, 6])
+def test_one_block_after_the_other_and_all_before_nine_tenths(num_blocks: int) -> None:
+    rows = [masking_probabilities(step, 1000, num_blocks) for step in range(1001)]
+    assert rows[0] == [1.0] * num_blocks
+    for row, later in zip(rows, rows[1:], strict=False):
+        assert row == sorted(row) and all(after <= before for before, after in zip(row, later, strict=True))
+        assert sum(0 < p < 1 for p in row) <= 1
+    assert not any(rows[899])
+
+
+def test_the_probabilities_are_those_of_the_step_and_in_the_end_of_the_best_checkpoint() -> None:
+    model = SimpleNamespace(config=SimpleNamespace(attn_mask_probs=[1.0] * 4))
+    args: Any = SimpleNamespace(load_best_model_at_end=True)
+    state: Any = SimpleNamespace(global_step=60, max_steps=150, best_global_step=60)
+    control: Any = None
+    callback = MaskAnnealing()
+    callback.on_train_begin(args, state, control, model=model)
+    at_best = list(model.config.attn_mask_probs)
+    assert at_best[0] == 0 and 0 < at_best[1] < 1 and at_best[2:] == [1, 1]
+    state.global_step = 150
+    callback.on_step_end(args, state, control, model=model)
+    assert model.config.attn_mask_probs == [0.0] * 4
+    callback.on_train_end(args, state, control, model=model)
+    assert model.config.attn_mask_probs == at_best
+    args.load_best_model_at_end = False
+    callback.on_train_end(args, state, control, model=model)
+    assert model.config.attn_mask_probs == [0.0] * 4
