@@ -8,7 +8,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import models as _models  # registers with the Auto classes
 from .labels import LabelSpace
 from .models import DinoSegConfig, DinoSegForSemanticSegmentation, DinoSegImageProcessor
 from .version import __version__

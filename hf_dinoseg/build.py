@@ -126,7 +126,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> d
     """
     started = time.time()
     args = TrainingArguments(**_training_arguments(recipe))
-    folder = Path(args.output_dir)
+    folder = Path(recipe.training["output_dir"])
     inspect(folder, resume=resume, overwrite=overwrite)
     if resume:
         _check_same_run(recipe, folder)
@@ -210,7 +210,7 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
         eval_dataset=dataset,
         panels=recipe.evaluation.panels if output else 0,
     )
-    metrics = _evaluate(trainer, dataset, Path(args.output_dir) / "panels")
+    metrics = _evaluate(trainer, dataset, Path(arguments["output_dir"]) / "panels")
     if output and args.process_index == 0:
         Path(output).mkdir(parents=True, exist_ok=True)
         _write_json(Path(output) / METRICS_FILE, metrics)
@@ -231,7 +231,7 @@ def _check_same_run(recipe: Recipe, folder: Path) -> None:
     """A run goes on with the labels, data and model that it began with."""
     path = folder / RECIPE_FILE
     if not path.exists():
-        raise RunError(f"{folder} holds checkpoints but no {RECIPE_FILE}; it cannot be told whether this is the same run.")
+        raise RunError(f"{folder} has checkpoints but no {RECIPE_FILE}, so it cannot be told if this is the same run.")
     begun, now = load_recipe(path).to_dict(), recipe.to_dict()
     for section in ("labels", "data", "model"):
         for key in begun[section].keys() | now[section].keys():

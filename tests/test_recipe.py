@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from transformers import TrainingArguments
 
 from hf_dinoseg.labels import LabelSpace
-from hf_dinoseg.recipe import FolderData, Recipe, RecipeError, SyntheticRetinaData, load_recipe, write_yaml
+from hf_dinoseg.recipe import FolderData, Recipe, RecipeError, SyntheticRetinaData, load_recipe
 from hf_dinoseg.recipe.training import training_fields
 from hf_dinoseg.recipe.yaml_rules import parse_yaml
 
@@ -47,111 +44,6 @@ def the_fault(path: Path, *overrides: str) -> str:
     faults = faults_of(path, *overrides)
     assert len(faults) == 1, faults
     return faults[0]
-
-
-# ---------------------------------------------------------------------- YAML as a recipe means it
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("1e-4", 1e-4),
-        ("2e-5", 2e-5),
-        ("1E5", 1e5),
-        ("-.5", -0.5),
-        ("5.", 5.0),
-        (".inf", float("inf")),
-        ("010", 10),
-        ("0o10", 8),
-        ("0x1F", 31),
-        ("-3", -3),
-        ("no", "no"),
-        ("yes", "yes"),
-        ("on", "on"),
-        ("off", "off"),
-        ("y", "y"),
-        ("true", True),
-        ("False", False),
-        ("~", None),
-        ("null", None),
-        ("", None),
-        ("1_000", "1_000"),
-        ("12:30:45", "12:30:45"),
-        ("2024-01-01", "2024-01-01"),
-        ("'1e-4'", "1e-4"),
-        ("1e", "1e"),
-        ("0.9.1", "0.9.1"),
-        ("[1, 2e-1]", [1, 0.2]),
-    ],
-)
-def test_scalars_follow_yaml_1_2(text: str, value: Any) -> None:
-    found = parse_yaml(text, "text")
-    assert found == value
-    assert type(found) is type(value)
-
-
-def test_merge_keys_still_work_and_are_no_duplicates() -> None:
-    text = "base: &b {x: 1, y: 2}\nuse:\n  <<: *b\n  y: 3\nagain: {<<: *b}"
-    assert parse_yaml(text, "text") == {"base": {"x": 1, "y": 2}, "use": {"x": 1, "y": 3}, "again": {"x": 1, "y": 2}}
-
-
-plain_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(10**12), 10**12)
-    | st.floats(allow_nan=False)
-    | st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")))
-    | st.sampled_from(["1e-4", "no", "010", "0o10", "1_0", "12:30", "null", "~", "=", "<<", "2024-01-01", "1.", "e1"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc_é", min_size=1), inner, max_size=3),
-    max_leaves=12,
-)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.dictionaries(st.text("klm", min_size=1) | st.integers(0, 300).map(str), plain_values, max_size=4))
-def test_written_yaml_reads_back_as_the_same_data(data: dict[str, Any]) -> None:
-    assert parse_yaml(write_yaml(data), "text") == data
-    # a reader of YAML 1.1 sees the same texts (numbers such as 1e-05 are always written so that it does)
-    assert yaml.safe_load(write_yaml(data)) == data
-
-
-def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
-    path = tmp_path / "twice.yaml"
-    path.write_text("training:\n  learning_rate: 1\n  max_steps: 5\n  learning_rate: 2\n")
-    fault = the_fault(path)
-    assert "line 4" in fault and "`learning_rate` stands twice" in fault and "line 2" in fault
-
-
-def test_the_same_label_id_as_number_and_as_text_is_a_key_that_stands_twice(minimal: Path) -> None:
-    minimal.write_text(MINIMAL.replace("{0: background,", '{0: background, "0": other,'))
-    assert "`0` stands twice" in the_fault(minimal)
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("", "holds nothing"),
-        ("- a\n- b", 'holds ["a", "b"]'),
-        ("labels: {classes: [", "line 1"),
-        ("a: &x {b: *x}", "refers to itself"),
-        ("x: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
-        ("data: {image: images/{split}}", 'image: "images/{split}"'),
-        ("? [1, 2]\n: 3", "a key must be a word or a number"),
-    ],
-)
-def test_a_file_that_is_no_recipe_is_told_so(tmp_path: Path, content: str, words: str) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(content)
-    assert words in the_fault(path)
-
-
-def test_missing_file_folder_and_binary_are_told_apart(tmp_path: Path, minimal: Path) -> None:
-    missing = the_fault(tmp_path / "receipt.yaml")
-    assert "no such file" in missing and "recipe.yaml" in missing  # what the folder does hold
-    assert "comes before the overrides" in the_fault(Path("training.max_steps=3"))
-    assert "folder" in the_fault(tmp_path)
-    minimal.write_bytes(b"\xff\xfe\x00\x80")
-    assert "UTF-8" in the_fault(minimal)
 
 
 # ---------------------------------------------------------------------- what a good recipe becomes

@@ -39,9 +39,7 @@ def collate_eval(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def expand_batch(
-    batch: Mapping[str, Any], image_mean: Sequence[float], image_std: Sequence[float]
-) -> dict[str, Any]:
+def expand_batch(batch: Mapping[str, Any], image_mean: Sequence[float], image_std: Sequence[float]) -> dict[str, Any]:
     """A batch of `collate` made ready for model and loss, on the device that it is on.
 
     Args:

@@ -49,7 +49,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """`index` int, `pixel_values` (3, S, S) uint8, `labels` (S, S) uint8 or int32 train ids, `class_labels` (N,)."""
+        """`index` int, `pixel_values` (3, S, S) uint8, `labels` (S, S) uint8 or int32 train ids, `class_labels` (N,)
+        int64, the classes present."""
         row = self.dataset[index]
         rng = np.random.default_rng([self.seed, int(self._epoch), index])
         pixels, labels = self.transform(read_image(row["image"]), read_label_map(row["label_map"]), rng)

@@ -144,7 +144,7 @@ def classes_present(label_map: torch.Tensor, ignore_index: int) -> torch.Tensor:
 
 
 def class_masks(label_map: torch.Tensor, class_labels: torch.Tensor) -> torch.Tensor:
-    """The mask of each class: (H, W) train ids and (N,) classes to (N, H, W) bool. The only function that makes masks."""
+    """The mask of each class: (H, W) train ids and (N,) classes to (N, H, W) bool. Masks are made nowhere else."""
     return label_map[None] == class_labels[:, None, None].to(label_map.dtype)
 
 

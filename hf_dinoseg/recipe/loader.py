@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ..labels import LabelSpace
 from .faults import RecipeError, SectionError, list_faults, nearest, show
@@ -27,7 +27,7 @@ from .schema import Data, Evaluation, FolderData, Hub, Loss, Model, SyntheticRet
 from .training import check_training, training_fields
 from .yaml_rules import apply_overrides, read_yaml, write_yaml
 
-_PLAIN = {"model": Model, "loss": Loss, "evaluation": Evaluation, "hub": Hub}
+_PLAIN: dict[str, type[BaseModel]] = {"model": Model, "loss": Loss, "evaluation": Evaluation, "hub": Hub}
 _SECTIONS: dict[str, Any] = {"labels": LabelSpace, "data": Data, **_PLAIN}
 _REQUIRED = {
     "labels": "a mapping, e.g. labels: {classes: {0: background, 1: vessel}, ignore: [255]}",

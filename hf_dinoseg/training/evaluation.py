@@ -38,7 +38,8 @@ class StreamedMetrics:
         Returns:
             The figures that are single numbers (`mean_iou`, `overall_accuracy`, …); empty before the last step.
         """
-        for matrix, index in zip(step.predictions.cpu(), step.label_ids.tolist(), strict=True):
+        matrices, indices = torch.as_tensor(step.predictions).cpu(), torch.as_tensor(step.label_ids)
+        for matrix, index in zip(matrices, indices.tolist(), strict=True):
             if index not in self._seen:
                 self._seen.add(index)
                 self._running = matrix.clone() if self._running is None else self._running + matrix

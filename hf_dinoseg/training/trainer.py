@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +77,16 @@ class DinoSegTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            compute_metrics=self.streamed,
+            compute_metrics=self.streamed,  # type: ignore[arg-type]  # as batch_eval_metrics calls it
             callbacks=[EpochCallback(train_dataset), *(callbacks or [])],
         )
         self.criterion = criterion.to(args.device) if criterion is not None else None
         self.label_space = label_space
         self.inference = inference
         self.backbone_learning_rate_multiplier = backbone_learning_rate_multiplier
+        self.image_mean: Sequence[float] = processing_class.image_mean
+        self.image_std: Sequence[float] = processing_class.image_std
+        self.num_queries: int = model.config.num_queries
         self.panels = panels
         self._panel_writer: PanelWriter | None = None  # of the evaluation that is running
         self._terms: dict[str, torch.Tensor | float] = {}  # sums of the loss terms since the last log
@@ -101,8 +105,7 @@ class DinoSegTrainer(Trainer):
         """Move a batch to the device; a compact training batch is expanded there."""
         inputs = super()._prepare_inputs(inputs)
         if isinstance(inputs["pixel_values"], torch.Tensor) and "mask_labels" not in inputs:
-            processor = self.processing_class
-            inputs = expand_batch(inputs, processor.image_mean, processor.image_std)
+            inputs = expand_batch(inputs, self.image_mean, self.image_std)
         return inputs
 
     # ------------------------------------------------------------------ loss
@@ -114,8 +117,7 @@ class DinoSegTrainer(Trainer):
         if isinstance(self.criterion, PixelLoss):
             counts = [self.criterion.normalizers(batch["labels"]) for batch in batch_samples]
         else:
-            queries = self.model.config.num_queries
-            counts = [self.criterion.normalizers(batch["class_labels"], queries) for batch in batch_samples]
+            counts = [self.criterion.normalizers(batch["class_labels"], self.num_queries) for batch in batch_samples]
         total = torch.stack(counts).sum(0).to(device)
         return self.accelerator.reduce(total, reduction="sum") if self.args.world_size > 1 else total
 
@@ -124,7 +126,7 @@ class DinoSegTrainer(Trainer):
         model: nn.Module,
         inputs: dict[str, Any],
         return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,
+        num_items_in_batch: Any = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """The criterion's loss; its terms are summed for the log.
 
@@ -152,8 +154,9 @@ class DinoSegTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _diverged(self, loss: torch.Tensor, inputs: dict[str, Any]) -> str:
-        ids = self.train_dataset.ids if isinstance(self.train_dataset, SegmentationDataset) else {}
-        names = ", ".join(str(ids[i]) for i in inputs["index"].tolist()) if len(ids) else "unknown"
+        names = "of this batch"
+        if isinstance(self.train_dataset, SegmentationDataset):
+            names = ", ".join(self.train_dataset.ids[i] for i in inputs["index"].tolist())
         return (
             f"The loss is {loss.item()} after step {self.state.global_step}, on the images {names}. Earlier "
             "checkpoints are untouched. Look at these images and their masks, then lower training.learning_rate or "
@@ -171,7 +174,7 @@ class DinoSegTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
-            target = self.model if model is None else model
+            target: Any = self.model if model is None else model
             optimizer_cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, target)
             groups = parameter_groups(
                 target,
@@ -196,11 +199,10 @@ class DinoSegTrainer(Trainer):
         Args:
             panel_folder: where the panels go; None means `output_dir/panels/step-<step>`.
         """
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        folder = panel_folder or Path(self.args.output_dir) / "panels" / f"step-{self.state.global_step:06d}"
-        processor = self.processing_class
+        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        folder = panel_folder or Path(str(self.args.output_dir)) / "panels" / f"step-{self.state.global_step:06d}"
         self._panel_writer = PanelWriter(
-            folder, dataset.ids, self.panels, self.label_space, processor.image_mean, processor.image_std
+            folder, dataset.ids, self.panels, self.label_space, self.image_mean, self.image_std
         )
         metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if self.streamed.matrix is not None and self.is_world_process_zero():
@@ -247,7 +249,7 @@ class DinoSegTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
         # Pickled, and everything in it stands in recipe.yaml: nothing pickled goes into a checkpoint folder.
-        pickled = Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME
+        pickled = Path(str(output_dir or self.args.output_dir)) / TRAINING_ARGS_NAME
         if self.args.should_save and pickled.exists():
             os.remove(pickled)
 
