@@ -216,10 +216,10 @@ class MaskClassificationLoss(nn.Module):
         """(L, B, Q) bool: queries whose predicted mask lies in void, and all queries of images that are all void."""
         all_void = valid.count[:, None] == 0
         found = []
-        excess = (share - self.void_query_threshold).flatten(1)[:, :, None]
+        excess = (share - self.void_query_threshold).flatten(1)[:, None]
         for logits in mask_logits:
-            # share of void > threshold, summed over the mask's cells
-            found.append(((logits > 0).flatten(2).float() @ excess)[:, :, 0] > 0)
+            # The share of void above the threshold, summed over the cells of the mask.
+            found.append((excess @ (logits > 0).flatten(2).float().transpose(1, 2))[:, 0] > 0)
         return torch.stack(found) | all_void
 
     def _class_term(self, logits: Tensor, pairs: Assignment, labels: Tensor, in_void: Tensor | None) -> Tensor:

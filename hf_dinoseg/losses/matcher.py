@@ -186,12 +186,13 @@ class Matcher:
         image = torch.arange(batch, device=logits.device)
         points = draw_points(batch, self.num_points, image, valid, uniform)
         at_points = points.new_zeros(batch * most, self.num_points)
-        at_points[place] = sample_masks(targets, torch.arange(len(rows), device=rows.device), points[rows], rows, valid)
+        at_points[place] = sample_masks(
+            targets, torch.arange(len(rows), device=rows.device), points, image, valid, owner=rows
+        )
         sampled = sample_logits(logits.float(), points, void)
         cross_entropy, dice = mask_costs(sampled, at_points.view(batch, most, self.num_points))
-        cost = self.mask_weight * cross_entropy + self.dice_weight * dice
-        # An image that is all void says nothing about masks: its targets, if any, are matched by class alone.
-        return cost if valid is None else cost * valid.has_any()[:, None, None]
+        # In an image that is all void every reading is 0 and all pairs cost the same: the class alone decides.
+        return self.mask_weight * cross_entropy + self.dice_weight * dice
 
 
 def _rectangle(counts: Sequence[int], most: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -121,43 +122,59 @@ class ValidPixels:
         return torch.where(on_void[..., None], moved, points)
 
 
-def _read(codes: Tensor, rows: Tensor, points: Tensor) -> Tensor:
-    """Bilinear reading of the packed masks `rows` (R,) at `points` (R, P, 2): (R, P) float32.
+class _Location(NamedTuple):
+    """Where points lie between pixels: (R, P) flat index of the corner, and the distance from its up-left pixel."""
 
-    Positions are computed as `grid_sample` computes them, step by step, so that rounding agrees too.
-    """
-    height, width = codes.shape[-2] - 1, codes.shape[-1] - 1
-    size = points.new_tensor([width, height])
-    position = points.mul(2.0).sub_(1.0).add_(1.0).mul_(size).sub_(1.0).mul_(0.5)
-    corner = position.floor()
-    across, down = position.sub_(corner).unbind(-1)
-    column, row = corner.long().add_(1).unbind(-1)
-    index = row.clamp(0, height).mul_(width + 1).add_(column.clamp(0, width))
-    code = codes.view(-1).take(index.add_((rows * ((height + 1) * (width + 1)))[:, None]))
-    upper = torch.lerp((code & 1).float(), (code & 2).float().mul_(0.5), across)
-    lower = torch.lerp((code & 4).float().mul_(0.25), (code & 8).float().mul_(0.125), across)
-    return upper.lerp_(lower, down)
+    corner: Tensor
+    across: Tensor
+    down: Tensor
+
+    @classmethod
+    def of(cls, points: Tensor, height: int, width: int) -> _Location:
+        """Locate `points` (R, P, 2), step by step as `grid_sample` does, so that rounding agrees too."""
+        x, y = (
+            points[..., axis].mul(2.0).sub_(1.0).add_(1.0).mul_(size).sub_(1.0).mul_(0.5)
+            for axis, size in enumerate((width, height))
+        )
+        left, top = x.floor(), y.floor()
+        row, column = top.long().add_(1).clamp_(0, height), left.long().add_(1).clamp_(0, width)
+        return cls(row.mul_(width + 1).add_(column), x.sub_(left), y.sub_(top))
+
+    def read(self, codes: Tensor, rows: Tensor) -> Tensor:
+        """Bilinear reading of the packed masks `rows` (R,): (R, P) float32."""
+        code = codes.view(-1).take(self.corner + (rows * codes[0].numel())[:, None])
+        upper = torch.lerp((code & 1).float(), (code & 2).float().mul_(0.5), self.across)
+        lower = torch.lerp((code & 4).float().mul_(0.25), (code & 8).float().mul_(0.125), self.across)
+        return upper.lerp_(lower, self.down)
 
 
-def sample_masks(codes: Tensor, rows: Tensor, points: Tensor, image: Tensor, valid: ValidPixels | None) -> Tensor:
+def sample_masks(
+    codes: Tensor, rows: Tensor, points: Tensor, image: Tensor, valid: ValidPixels | None, owner: Tensor | None = None
+) -> Tensor:
     """Read boolean target masks at points, bilinearly, without ever making them float.
 
     With void, a reading is sum(w m v) / sum(w v) over the four neighbours (w weight, m mask, v not void).
 
     Args:
         codes: (M, H + 1, W + 1) uint8, `corner_codes` of the masks, void taken out.
-        rows: (R,) int64: the mask that each row of points reads.
-        points: (R, P, 2).
-        image: (R,) int64: the image that each row belongs to.
+        rows: (R,) int64: the masks to read.
+        points: (S, P, 2): sets of points.
+        image: (S,) int64: the image that each set of points belongs to.
         valid: the batch's valid pixels, or None when there is no void.
+        owner: (R,) int64: the set of points at which each mask is read; None where R = S and each has its own.
 
     Returns:
         (R, P) float32 in [0, 1].
     """
-    reading = _read(codes, rows, points)
-    if valid is None:
-        return reading
-    return reading.div_(_read(valid.codes, image, points).neg_().add_(1.0).clamp_(min=_MIN_WEIGHT))
+    location = _Location.of(points, codes.shape[1] - 1, codes.shape[2] - 1)
+    weight = None
+    if valid is not None:
+        weight = location.read(valid.codes, image).neg_().add_(1.0).clamp_(min=_MIN_WEIGHT)
+    if owner is not None:
+        location = _Location(*(part[owner] for part in location))
+        weight = None if weight is None else weight[owner]
+    reading = location.read(codes, rows)
+    return reading if weight is None else reading.div_(weight)
 
 
 def void_cells(void_mask: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -163,3 +163,14 @@ def test_uncertain_points_are_the_candidates_of_smallest_logit_and_a_random_rest
     for row in range(2):
         expected = {tuple(point) for point in candidates[row, order[row]].tolist()}
         assert {tuple(point) for point in points[row, :30].tolist()} == expected
+
+
+def test_masks_that_share_points_read_as_if_each_had_its_own():
+    torch.manual_seed(7)
+    masks, void = torch.rand(5, 6, 5) > 0.5, torch.rand(2, 6, 5) > 0.5
+    points, valid = valid_points(void, 50)
+    owner = torch.tensor([1, 0, 0, 1, 1])
+    codes = torch.cat([corner_codes(mask[None], void[image]) for mask, image in zip(masks, owner, strict=True)])
+    rows = torch.arange(5)
+    shared = sample_masks(codes, rows, points, torch.arange(2), valid, owner=owner)
+    assert torch.equal(shared, sample_masks(codes, rows, points[owner], owner, valid))
