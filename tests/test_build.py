@@ -116,3 +116,25 @@ def test_original_ids_come_back_where_zero_is_void(tmp_path, write_tiny_recipe):
             predicted = predict_label_map(segmenter.model, item["pixel_values"][None], size)[0]
         matrix.update(predicted, item["labels"])
     assert int(matrix.matrix.sum()) == labelled
+
+
+def test_auto_classes_and_pipeline_load_the_folder_without_a_question(run, monkeypatch, tmp_path):
+    """With the package installed nobody is asked to trust the code beside the weights, which is the same code."""
+    from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
+
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda prompt="": asked.append(prompt) or "n")
+    folder, _ = run
+    segmenter = Segmenter.from_pretrained(folder, mode="whole")
+    photo = Image.fromarray(np.random.default_rng(1).integers(0, 255, (50, 70, 3), dtype=np.uint8))
+    photo.save(tmp_path / "photo.png")
+
+    model = AutoModelForSemanticSegmentation.from_pretrained(folder)
+    processor = AutoImageProcessor.from_pretrained(folder)
+    assert type(model) is type(segmenter.model) and type(processor) is type(segmenter.processor)
+    answers = pipeline("image-segmentation", model=str(folder))(str(tmp_path / "photo.png"))
+    assert asked == []
+    label_map = np.full((50, 70), -1)
+    for answer in answers:
+        label_map[np.asarray(answer["mask"]) > 0] = model.config.label2id[answer["label"]]
+    assert (label_map == segmenter(photo).label_map).all()  # here original and train ids are the same
