@@ -30,6 +30,9 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run that is in training.output_dir.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train although a check of the data finds an error (dinoseg doctor).")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the recipe, print it with every default, and train nothing.")
     ] = False,
@@ -50,7 +53,8 @@ def train(
         return
     from .. import build
 
-    metrics = build.train(checked, resume=resume, overwrite=overwrite)
+    unchecked = {"force": True} if force else {}
+    metrics = build.train(checked, resume=resume, overwrite=overwrite, **unchecked)
     if os.environ.get("RANK", "0") == "0":
         print_metrics(metrics)
         typer.echo(f"\ncheckpoint: {checked.training['output_dir']}")

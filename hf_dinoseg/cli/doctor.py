@@ -1,0 +1,88 @@
+"""`dinoseg doctor RECIPE [section.key=value …]`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ._checkpoint import check_checkpoint, loading
+from ._errors import FAILED, Debug
+from ._output import only_results_on_stdout, print_json
+from .train import Overrides
+
+if TYPE_CHECKING:
+    from ..doctor import Report
+    from ..recipe import Recipe
+
+SHEET_FILE, REPORT_FILE = "contact_sheet.png", "doctor.json"
+_PROBED, _DRAWN = 8, 12  # pictures that a checkpoint predicts, and that the contact sheet shows
+
+
+def doctor(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)],
+    overrides: Overrides = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHECKPOINT", help="Also predict a few pictures with it, and judge them.", show_default=False
+        ),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Pairs of each split that are read, spread evenly.")
+    ] = 1000,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help=f"Write {SHEET_FILE} and {REPORT_FILE} there.", show_default=False
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Read the data of a recipe and say what is wrong with it, and what to write instead.
+
+    Exit code 1 if a finding is an error: training would fail, or learn something else than is meant. A fast part of
+    this runs before every training.
+    """
+    if checkpoint is not None:
+        check_checkpoint(checkpoint)
+    if output is not None and output.exists() and not output.is_dir():
+        raise typer.BadParameter(f"{output} is a file; name a folder.", param_hint="--output")
+    from ..recipe import load_recipe
+
+    checked = load_recipe(recipe, overrides or ())
+    with only_results_on_stdout():
+        report, drawn = _examine(checked, checkpoint, samples)
+    if output is not None:
+        from ..doctor import contact_sheet
+
+        output.mkdir(parents=True, exist_ok=True)
+        contact_sheet(drawn, checked.labels, report, min(samples, _DRAWN)).save(output / SHEET_FILE)
+        (output / REPORT_FILE).write_text(report.to_json() + "\n", encoding="utf-8")
+    print_json(report.to_dict()) if json else typer.echo(report.text())
+    if report.errors:
+        raise typer.Exit(FAILED)
+
+
+def _examine(recipe: Recipe, checkpoint: str | None, samples: int) -> tuple[Report, Any]:
+    """The report, and the rows that the contact sheet shows."""
+    from .. import build
+    from ..doctor import check_backbone_processor, examine, examine_checkpoint
+
+    source = build.build_source(recipe)
+    processor = build.build_processor(recipe).to_dict()
+    report = examine(source, recipe.labels, samples)
+    if isinstance(recipe.model.backbone, str):
+        report = report.with_findings(check_backbone_processor(processor, recipe.model.backbone))
+    if checkpoint is not None:
+        from ..inference import Segmenter
+
+        with loading(checkpoint):
+            segmenter = Segmenter.from_pretrained(checkpoint)
+        rows = source["validation"]
+        report = report.with_findings(
+            examine_checkpoint(segmenter, recipe.labels, processor, rows, min(samples, _PROBED))
+        )
+    return report, source["train"]

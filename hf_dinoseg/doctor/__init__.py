@@ -1,0 +1,19 @@
+"""The doctor: reads data, and a checkpoint, and says what is wrong and what to write instead."""
+
+from .checks_settings import check_backbone_processor, check_label_spaces, check_normalization
+from .contact_sheet import contact_sheet
+from .examine import examine, examine_checkpoint, quick_checks
+from .report import DoctorError, Finding, Report
+
+__all__ = [
+    "DoctorError",
+    "Finding",
+    "Report",
+    "check_backbone_processor",
+    "check_label_spaces",
+    "check_normalization",
+    "contact_sheet",
+    "examine",
+    "examine_checkpoint",
+    "quick_checks",
+]

@@ -1,0 +1,66 @@
+"""Checks of pixel values: photographs that would reach the model black, or not as they look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .report import Finding, some
+from .survey import Survey
+
+Surveys = Mapping[str, Survey]
+
+_DARK = 32  # of 255
+_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+
+
+def check_ranges(surveys: Surveys) -> list[Finding]:
+    """Bit depth and value range. Needs pictures that were decoded; of others only the type of pixels is judged."""
+    images = [pair.image for survey in surveys.values() for pair in survey.pairs if pair.image.fault is None]
+    findings = []
+    if floats := [image.name for image in images if image.mode == "F"]:
+        findings.append(
+            Finding(
+                "error",
+                "float-image",
+                f"{len(floats)} pictures hold floating-point pixels, whose range is not known: {some(floats)}.",
+                "Convert them to 8 bits a channel, with one fixed range for all.",
+            )
+        )
+    if wide := [image for image in images if image.mode in _SIXTEEN_BITS]:
+        highest = max((image.extrema[1] for image in wide if image.extrema), default=65535.0)
+        mixed = f" and {len(images) - len(wide)} of 8 bits" if len(wide) < len(images) else ""
+        dark = (
+            f" Their brightest pixel is {highest:.0f}, so they would look nearly black."
+            if highest < 256 * _DARK
+            else ""
+        )
+        findings.append(
+            Finding(
+                "warning" if dark or mixed else "info",
+                "sixteen-bit-image",
+                f"{len(wide)} pictures have 16 or more bits a pixel{mixed}: {some([i.name for i in wide])}. Their "
+                f"upper byte is used.{dark}",
+                "Convert them to 8 bits with the range that they really use, the same one for all and in deployment.",
+            )
+        )
+    narrow = [image for image in images if image.extrema and image.mode in ("L", "RGB", "RGBA", "LA", "CMYK", "YCbCr")]
+    if narrow and max(image.extrema[1] for image in narrow if image.extrema) < _DARK:
+        top = max(image.extrema[1] for image in narrow if image.extrema)
+        findings.append(
+            Finding(
+                "warning",
+                "dark-images",
+                f"the brightest pixel of {len(narrow)} pictures is {top:.0f} of 255. They reach the model as black.",
+                "Bytes run from 0 to 255: scale the pictures (values 0 to 1 times 255) and save them again.",
+            )
+        )
+    elif blank := [image.name for image in narrow if image.extrema and image.extrema[0] == image.extrema[1]]:
+        findings.append(
+            Finding(
+                "warning",
+                "blank-images",
+                f"{len(blank)} pictures are of one colour throughout: {some(blank)}.",
+                "Look at them; restore them, or remove them together with their masks.",
+            )
+        )
+    return findings

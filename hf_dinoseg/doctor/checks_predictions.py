@@ -1,0 +1,156 @@
+"""What a black, or one-class, or wrong-looking prediction comes from, judged from what `probe` saw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..labels import LabelSpace
+from ..visualize import class_colors
+from .label_shift import LabelShift, find_label_shift
+from .probe import SWAPPED, Probe
+from .report import Finding, share_text, some
+
+_CONSTANT = 0.999
+_MOSTLY_THAT_CLASS = 0.99
+_UNSURE = 0.05  # of the way from chance to certainty
+_HARDLY_A_CLASS = 0.25
+_MUCH_ZERO = 0.2
+_BETTER_BY, _BETTER_TIMES = 0.05, 1.25  # mean IoU of another preparation
+
+
+def check_predictions(seen: Probe, space: LabelSpace, background_threshold: float | None = None) -> list[Finding]:
+    """Findings on a checkpoint's predictions.
+
+    Args:
+        space: the checkpoint's.
+        background_threshold: the checkpoint's, if it has one: it then has a way to answer nothing.
+    """
+    if not seen.finite:
+        return [
+            Finding(
+                "error",
+                "nan-prediction",
+                "the model's scores are NaN or infinite.",
+                "The weights diverged: train anew with a lower `training.learning_rate`, `training.max_grad_norm: 1.0` "
+                "and `bf16` in place of `fp16`; or load the weights in float32.",
+            )
+        ]
+    if not seen.images:
+        return []
+    findings = [*_constant(seen, space), *_queries(seen), *_unsure(seen), *_preparation(seen)]
+    shift = find_label_shift(seen.matrix)
+    # exchanged channels can make classes change places; where other input explains as much, it is the cause
+    if shift is not None and not max(seen.variants.values(), default=0.0) >= shift.after:
+        findings.append(_shifted(shift, space))
+    if background_threshold is None:
+        findings += _background(seen, space)
+    return findings
+
+
+def _constant(seen: Probe, space: LabelSpace) -> list[Finding]:
+    shares = seen.predicted / max(1, seen.predicted.sum())
+    top = int(shares.argmax())
+    truth = seen.matrix.sum(axis=1)
+    true_share = truth[top] / max(1, truth.sum())
+    if space.num_labels < 2 or not truth.sum() or shares[top] < _CONSTANT or true_share > _MOSTLY_THAT_CLASS:
+        return []
+    original = space.original_ids[top]
+    black = " It is drawn black, so pictures look empty." if not any(class_colors(space)[original]) else ""
+    return [
+        Finding(
+            "error",
+            "constant-prediction",
+            f"{share_text(shares[top])} of the pixels of {seen.images} pictures are predicted as {original} "
+            f"{space.classes[original]}, which is {share_text(true_share)} of the truth.{black}",
+            "If other findings name no cause, it has not learned: train longer, or with another "
+            "`training.learning_rate`; a constant answer is what a diverged or an untrained model gives.",
+        )
+    ]
+
+
+def _queries(seen: Probe) -> list[Finding]:
+    if seen.object_peak is None or seen.object_peak >= _HARDLY_A_CLASS:
+        return []
+    return [
+        Finding(
+            "error",
+            "no-object-everywhere",
+            f"every query says 'no object' in every picture, the least certain with {1 - seen.object_peak:.2f}: "
+            "what is drawn is noise between classes that all lost.",
+            "Masks were empty or void in training (see the data findings), or the class term collapsed: lower "
+            "`loss.no_object_weight`, raise `loss.class_weight`, or train longer.",
+        )
+    ]
+
+
+def _unsure(seen: Probe) -> list[Finding]:
+    chance = 1 / seen.num_labels
+    if seen.num_labels < 2 or seen.confidence > chance + _UNSURE * (1 - chance):
+        return []
+    return [
+        Finding(
+            "error",
+            "confidence-collapse",
+            f"the winning class has {seen.confidence:.3f} of a pixel's scores on average, by chance it would be "
+            f"{chance:.3f}: the model knows nothing of these pictures.",
+            "The head is untrained or was not loaded (look for missing weights in the log), or the pictures are of "
+            "another kind than those it learned from.",
+        )
+    ]
+
+
+def _preparation(seen: Probe) -> list[Finding]:
+    if not seen.variants:
+        return []
+    name = max(seen.variants, key=lambda variant: seen.variants[variant])
+    best = seen.variants[name]
+    if not best >= max(seen.mean_iou + _BETTER_BY, _BETTER_TIMES * seen.mean_iou):
+        return []
+    figures = (
+        f"mean IoU on {seen.images} pictures is {100 * seen.mean_iou:.1f}, and {100 * best:.1f} with pixels {name}."
+    )
+    if name == SWAPPED:
+        cure = (
+            "The model was trained on BGR pictures, or these files hold BGR: exchange the channels where they are read."
+        )
+        return [Finding("error", "swapped-channels", figures, cure)]
+    cure = "Put `image_mean`, `image_std`, `do_rescale` in the checkpoint's preprocessor_config.json right."
+    return [Finding("error", "wrong-normalization", figures, cure)]
+
+
+def _shifted(shift: LabelShift, space: LabelSpace) -> Finding:
+    ids = space.original_ids
+    told = [f"{ids[p]} {space.classes[ids[p]]} → {ids[t]} {space.classes[ids[t]]}" for p, t in shift.moves.items()]
+    how = "in another order" if shift.offset is None else f"moved by {shift.offset:+d}"
+    return Finding(
+        "error",
+        "label-shift",
+        f"predictions fit the masks with their ids {how}: mean IoU {100 * shift.before:.1f} as they are, "
+        f"{100 * shift.after:.1f} then. Predicted → true: {some(told, 8)}.",
+        "The checkpoint was trained with other ids, with `reduce_zero_label` set otherwise, or with classes in another "
+        "order. Use its own recipe.yaml, or put `labels` right and train anew.",
+    )
+
+
+def _background(seen: Probe, space: LabelSpace) -> list[Finding]:
+    zero, total = int(seen.under_zero.sum()), int(seen.predicted.sum())
+    if not total or zero / total < _MUCH_ZERO:
+        return []
+    order: Any = np.argsort(-seen.under_zero)[:3].tolist()
+    told = [
+        f"{space.original_ids[i]} {space.classes[space.original_ids[i]]} {share_text(seen.under_zero[i] / zero)}"
+        for i in order
+        if seen.under_zero[i]
+    ]
+    return [
+        Finding(
+            "warning",
+            "background-without-class",
+            f"0 is void in the recipe and {share_text(zero / total)} of these pictures. The model cannot say "
+            f"'background' and answers there with: {', '.join(told)}.",
+            "If 0 is background, declare it: `labels.classes: {0: background, …}`, `reduce_zero_label: false`, and "
+            "train anew; or set a `background_threshold` in the checkpoint's config.json.",
+        )
+    ]

@@ -1,0 +1,115 @@
+"""Checks of settings that have to agree: image processors with one another, a checkpoint's labels with the recipe's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..labels import LabelSpace
+from .report import Finding
+
+_NORMALIZATION = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+_DEFAULTS = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
+
+
+def check_normalization(ours: Mapping[str, Any], other: Mapping[str, Any], where: str) -> list[Finding]:
+    """Two image processors that feed a model different numbers for the same picture.
+
+    Args:
+        ours: `to_dict()` of the processor that training uses.
+        other: the same, or the content of a `preprocessor_config.json`.
+        where: what the other is, for the message.
+    """
+    if not {"image_mean", "image_std"} & set(other):
+        return []
+    told = []
+    for key in _NORMALIZATION:
+        mine, theirs = ours.get(key, _DEFAULTS.get(key)), other.get(key, _DEFAULTS.get(key))
+        if not _same(mine, theirs):
+            told.append(f"{key} is {_short(mine)} here and {_short(theirs)} there")
+    if not told:
+        return []
+    return [
+        Finding(
+            "warning",
+            "normalization-differs",
+            f"{where} prepares pictures otherwise than training here would: {'; '.join(told)}.",
+            "Use the image processor that the weights were trained with, in training and in deployment alike.",
+        )
+    ]
+
+
+def check_backbone_processor(ours: Mapping[str, Any], backbone: str) -> list[Finding]:
+    """A backbone folder whose own preprocessor_config.json normalises otherwise, as satellite backbones do.
+
+    Args:
+        ours: as `check_normalization`.
+        backbone: a local folder; anything else is passed over, and nothing is downloaded.
+    """
+    try:
+        other = json.loads((Path(backbone) / "preprocessor_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return check_normalization(ours, other, f"the backbone {backbone}") if isinstance(other, dict) else []
+
+
+def check_label_spaces(recipe: LabelSpace, checkpoint: LabelSpace) -> list[Finding]:
+    """A checkpoint that means something else by its labels than the recipe does."""
+    if recipe.original_ids != checkpoint.original_ids:
+        only_recipe = sorted(set(recipe.original_ids) - set(checkpoint.original_ids))
+        only_checkpoint = sorted(set(checkpoint.original_ids) - set(recipe.original_ids))
+        return [
+            Finding(
+                "error",
+                "checkpoint-labels-differ",
+                f"the checkpoint answers with {checkpoint.num_labels} classes, the recipe has {recipe.num_labels}; ids "
+                f"only in the recipe: {only_recipe[:12]}, only in the checkpoint: {only_checkpoint[:12]}.",
+                "Use the recipe that the checkpoint was trained with (recipe.yaml in its folder), or train anew.",
+            )
+        ]
+    findings = []
+    renamed = [
+        f"{i} is {recipe.classes[i]!r} in the recipe and {checkpoint.classes[i]!r} in the checkpoint"
+        for i in recipe.original_ids
+        if recipe.classes[i].strip().casefold() != checkpoint.classes[i].strip().casefold()
+    ]
+    if renamed:
+        findings.append(
+            Finding(
+                "warning",
+                "checkpoint-names-differ",
+                f"classes of the same id have other names: {'; '.join(renamed[:6])}.",
+                "If only the spelling differs, nothing is to be done; if the order does, put `labels.classes` right.",
+            )
+        )
+    other = [
+        f"{name} is {getattr(recipe, name)} in the recipe and {getattr(checkpoint, name)} in the checkpoint"
+        for name in ("ignore", "reduce_zero_label", "merge", "encoding")
+        if getattr(recipe, name) != getattr(checkpoint, name)
+    ]
+    if other:
+        findings.append(
+            Finding(
+                "warning",
+                "checkpoint-void-differs",
+                f"masks are read otherwise than when the checkpoint was trained: {'; '.join(other)}.",
+                "Scores compare only if void is the same pixels. Copy `labels` from the checkpoint's recipe.yaml.",
+            )
+        )
+    return findings
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        return abs(a - b) < 1e-3 * max(1e-3, abs(a))
+    return a == b
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(f"{v:.3f}" for v in value) + "]"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

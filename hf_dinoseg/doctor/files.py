@@ -1,0 +1,121 @@
+"""What one picture file is, and whether it can be read, without ever raising."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from ..data.masks import cell_name
+
+_ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 exchange width and height
+
+#: pictures of more pixels than this take seconds to decode, at every epoch
+HUGE_PIXELS = 50_000_000
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """A file as it was found.
+
+    Attributes:
+        size: (width, height), upright; None if it cannot be read.
+        format: `JPEG`, `PNG` …
+        mode: Pillow's mode of the pixels.
+        orientation: the EXIF tag; 1 is upright.
+        extrema: lowest and highest pixel value over all channels, if the pixels were read. Of a JPEG those of an
+            eighth of its size.
+        fault: why it cannot be read.
+        fault_code: `missing-file`, `empty-file` or `broken-file`.
+    """
+
+    name: str
+    size: tuple[int, int] | None = None
+    format: str = ""
+    mode: str = ""
+    orientation: int = 1
+    extrema: tuple[float, float] | None = None
+    fault: str | None = None
+    fault_code: str | None = None
+
+    def broken(self, reason: str) -> FileFacts:
+        """The same file, found to be unreadable after all."""
+        return FileFacts(self.name, fault=reason, fault_code="broken-file", format=self.format, mode=self.mode)
+
+
+def presence(cell: Mapping[str, Any]) -> FileFacts | None:
+    """What is wrong with a file that is missing or holds nothing; None for all others."""
+    name = cell_name(cell)
+    size = byte_size(cell)
+    if size is None:
+        return FileFacts(name, fault="there is no such file", fault_code="missing-file")
+    if size == 0:
+        return FileFacts(name, fault="0 bytes", fault_code="empty-file")
+    return None
+
+
+def byte_size(cell: Mapping[str, Any]) -> int | None:
+    """Bytes of the encoded file; None if there is no file."""
+    if cell.get("bytes") is not None:
+        return len(cell["bytes"])
+    try:
+        return os.stat(cell["path"]).st_size
+    except (OSError, TypeError):
+        return None
+
+
+def digest(cell: Mapping[str, Any]) -> bytes | None:
+    """A hash of the encoded file; None if it cannot be opened."""
+    data = cell.get("bytes")
+    if data is None:
+        try:
+            with open(cell["path"], "rb") as file:
+                data = file.read()
+        except OSError:
+            return None
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def inspect_picture(cell: Mapping[str, Any], decode: bool = True) -> FileFacts:
+    """What kind of picture a file is.
+
+    Args:
+        cell: `{"path", "bytes"}`.
+        decode: also read the pixels, which notices a file that was cut short; otherwise only its head.
+    """
+    if (absent := presence(cell)) is not None:
+        return absent
+    name = cell_name(cell)
+    data = cell.get("bytes")
+    try:
+        with Image.open(io.BytesIO(data) if data is not None else cell["path"]) as image:
+            facts = _facts(image, name, decode)
+    except Exception as error:  # decoders raise many kinds on broken files, and each of them is what we are here for
+        reason = str(error).rstrip(".") or type(error).__name__
+        return FileFacts(name, fault=reason, fault_code="broken-file")
+    return facts
+
+
+def _facts(image: Image.Image, name: str, decode: bool) -> FileFacts:
+    kind, mode, size = image.format or "", image.mode, image.size
+    orientation = turned = int(image.getexif().get(_ORIENTATION, 1))
+    extrema = None
+    if decode:
+        drafted = image.draft("RGB", (max(1, size[0] // 8), max(1, size[1] // 8)))
+        image.load()
+        if drafted is None:  # a TIFF is turned, its tag removed, on loading
+            size, turned = image.size, int(image.getexif().get(_ORIENTATION, 1))
+        found = image.getextrema()
+        bands = found if isinstance(found[0], tuple) else (found,)
+        bands = bands[:3] if mode in ("RGBA", "RGBX") else bands[:1] if mode in ("LA", "La", "PA") else bands
+        extrema = (float(min(band[0] for band in bands)), float(max(band[1] for band in bands)))
+    elif kind == "TIFF":
+        image.load()
+        size, turned = image.size, int(image.getexif().get(_ORIENTATION, 1))
+    upright = (size[1], size[0]) if turned in (5, 6, 7, 8) else size
+    return FileFacts(name, upright, kind, mode, orientation, extrema)

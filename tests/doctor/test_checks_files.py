@@ -1,0 +1,106 @@
+"""Files that are broken, of the wrong size, lossy, or there twice. None of them may raise."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from hf_dinoseg.doctor import examine, files, quick_checks
+
+
+def finding(report, code):
+    [found] = [f for f in report.findings if f.code == code]
+    return found
+
+
+def with_tag(encode, orientation, size=(60, 40)):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return encode(Image.fromarray(pixels), "JPEG", exif=exif)
+
+
+def test_missing_empty_broken_and_cut_short_files_are_findings(row, quarters, space, encode, tmp_path):
+    whole = encode(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    rows = [row(quarters(), "good")]
+    for name, image in (("empty", b""), ("noise", b"not a picture"), ("cut", whole[: len(whole) // 2])):
+        rows.append(row(quarters(), name, image))
+    rows.append(row(encode(quarters())[:60], "cutmask"))
+    rows.append({**row(quarters(), "gone"), "image": {"path": str(tmp_path / "gone.png"), "bytes": None}})
+    report = examine({"train": rows}, space)
+    assert {f.code for f in report.errors} == {"missing-file", "empty-file", "broken-file"}
+    broken = finding(report, "broken-file").seen
+    assert broken.startswith("3 files are") and all(name in broken for name in ("noise.png", "cut.png", "cutmask_mask"))
+    assert "empty.png" in finding(report, "empty-file").seen and "gone.png" in finding(report, "missing-file").seen
+    assert {f.code for f in quick_checks({"train": rows}, space).errors} == {
+        "missing-file",
+        "empty-file",
+        "broken-file",
+    }
+
+
+def test_an_empty_file_is_found_though_it_is_not_in_the_sample(row, quarters, space):
+    rows = [row(quarters(), f"r{n}", b"" if n == 5 else None) for n in range(9)]
+    report = examine({"train": rows}, space, samples=2)
+    assert report.overview["splits"]["train"]["read"] == 2 and "r5.png" in finding(report, "empty-file").seen
+
+
+def test_sizes_that_differ(row, quarters, space):
+    image = np.random.default_rng(0).integers(0, 256, (41, 60, 3), dtype=np.uint8)
+    for look in (examine, quick_checks):
+        found = finding(look({"train": [row(quarters(), "x", image)]}, space), "size-mismatch")
+        assert found.level == "error" and "x.png 60×41, its mask 60×40" in found.seen
+
+
+def test_a_photograph_turned_by_its_tag_over_an_unturned_mask(row, quarters, space, encode):
+    for look in (examine, quick_checks):
+        report = look({"train": [row(quarters(), "x", with_tag(encode, 6))]}, space)
+        assert "x.png 40×60, its mask 60×40" in finding(report, "orientation-mismatch").seen
+    upright = row(np.ascontiguousarray(quarters().T), "x", with_tag(encode, 6))
+    assert "orientation-mismatch" not in examine({"train": [upright]}, space).codes
+
+
+def test_a_tag_that_turns_one_of_two_files_of_equal_size(row, quarters, space, encode):
+    report = examine({"train": [row(quarters(), "x", with_tag(encode, 3))]}, space)
+    assert "(tag 3, its mask 1)" in finding(report, "exif-turns-one").seen
+    report = examine({"train": [row(quarters(), "x", with_tag(encode, 1))]}, space)
+    assert report.codes == {"label-zero"}
+
+
+def test_jpeg_masks(splits, quarters, space):
+    rng = np.random.default_rng(0)
+    speckled = rng.choice(np.array([0, 1, 2, 3], np.uint8), (40, 60)) * 1
+    speckled[10:20] = 255
+    report = examine(splits(speckled, kind="JPEG"), space)
+    assert (
+        finding(report, "jpeg-mask").level == "error" and "6 of them with values" in finding(report, "jpeg-mask").seen
+    )
+    assert {found.code for found in report.errors} == {"jpeg-mask"}  # its stray values are no ids
+    flat = examine(splits(np.zeros((40, 60), np.uint8), kind="JPEG"), space)
+    assert finding(flat, "jpeg-mask").level == "warning"
+
+
+def test_huge_pictures(row, quarters, space, monkeypatch):
+    rows = {"train": [row(quarters(), "x")]}
+    assert "huge-image" not in examine(rows, space).codes
+    monkeypatch.setattr("hf_dinoseg.doctor.checks_files.HUGE_PIXELS", 2399)
+    assert "x.png (60×40)" in finding(examine(rows, space), "huge-image").seen
+    assert files.HUGE_PIXELS < Image.MAX_IMAGE_PIXELS
+
+
+def test_a_bomb_is_refused_and_told(row, quarters, space, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    report = examine({"train": [row(quarters(), "x")]}, space)
+    assert "x.png" in finding(report, "broken-file").seen
+
+
+def test_the_same_bytes_in_both_splits(row, quarters, space, tmp_path, encode):
+    shared = encode(np.random.default_rng(7).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    (tmp_path / "v.png").write_bytes(shared)
+    copy = {**row(quarters(), "v"), "image": {"path": str(tmp_path / "v.png"), "bytes": None}}
+    data = {"train": [row(quarters(), "a"), row(quarters(), "b", shared)], "validation": [row(quarters(), "c"), copy]}
+    for look in (examine, quick_checks):
+        found = finding(look(data, space), "duplicate-across-splits")
+        assert found.seen.startswith("1 validation pictures") and f"b.png = {tmp_path / 'v.png'}" in found.seen
+    data["train"].pop()
+    assert "duplicate-across-splits" not in examine(data, space).codes

@@ -1,0 +1,164 @@
+"""What the numbers and colours in masks mean: each confusion planted, and named as what it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_dinoseg import LabelSpace
+from hf_dinoseg.doctor import examine, quick_checks
+
+COLORS = {0: (0, 0, 0), 1: (255, 0, 0), 2: (0, 255, 0), 3: (0, 0, 255)}
+
+
+def finding(report, code):
+    [found] = [f for f in report.findings if f.code == code]
+    return found
+
+
+def test_clean_masks_of_every_encoding_give_no_error_and_no_warning(splits, quarters, space):
+    binary = LabelSpace({0: "background", 1: "vessel"}, encoding="binary")
+    rgb = LabelSpace(space.classes, encoding="rgb", colors=COLORS)
+    painted = np.array([COLORS[i] for i in range(4)], dtype=np.uint8)[quarters()]
+    reduced = LabelSpace({1: "a", 2: "b", 3: "c"}, reduce_zero_label=True)
+    one_bit = Image.fromarray(quarters((0, 255, 0, 255))).convert("1")
+    for mask, labels in (
+        (quarters(), space),
+        (quarters((0, 255, 255, 0)), binary),
+        (one_bit, binary),
+        (painted, rgb),
+        (quarters(), reduced),
+        (quarters((0, 1, 2, 300), np.uint16), LabelSpace({0: "a", 1: "b", 2: "c", 300: "d"})),
+    ):
+        for look in (examine, quick_checks):
+            report = look(splits(mask), labels)
+            assert report.codes <= {"label-zero"}, report.text()
+
+
+def test_undeclared_ids_are_named_with_their_share_and_a_file(splits, quarters, space):
+    report = examine(splits(quarters((0, 1, 2, 9))), space)
+    found = finding(report, "unknown-ids")
+    assert found.level == "error"
+    assert "9 (25.0 %) in 6 of 6 masks" in found.seen and "train0_mask.png" in found.seen
+    assert "never found: 3, 255" in found.seen and "classes: {9: …}" in found.cure
+
+
+@pytest.mark.parametrize("ignore", [(), (255,)])
+def test_zero_and_255_are_binary_masks_even_where_255_would_silently_be_void(splits, quarters, ignore):
+    labels = LabelSpace({0: "background", 1: "vessel"}, ignore=ignore)
+    report = examine(splits(quarters((0, 0, 0, 255))), labels)
+    found = finding(report, "masks-0-255")
+    assert (
+        found.level == "error"
+        and "encoding: binary" in found.cure
+        and "255 (25.0 %), such as train0_mask.png" in found.seen
+    )
+    assert "unknown-ids" not in report.codes and ("is void in the recipe" in found.seen) == bool(ignore)
+
+
+def test_a_part_of_the_masks_does_not_prove_that_255_is_a_class(row, quarters):
+    rows = {"train": [row(quarters((0, 0, 0, 255)), f"{n}") for n in range(3)]}
+    levels = {
+        (void, samples): finding(examine(rows, LabelSpace({0: "a", 1: "b"}, ignore=void), samples), "masks-0-255").level
+        for void in ((), (255,))
+        for samples in (2, 3)
+    }
+    assert levels.pop(((255,), 2)) == "warning" and set(levels.values()) == {"error"}
+
+
+def test_zero_and_one_under_binary(splits, quarters):
+    labels = LabelSpace({0: "background", 1: "vessel"}, encoding="binary")
+    assert "encoding: index" in finding(examine(splits(quarters((0, 1, 1, 0))), labels), "masks-0-1").cure
+
+
+def test_other_values_under_binary(splits, quarters):
+    labels = LabelSpace({0: "background", 1: "vessel"}, encoding="binary")
+    assert "128 (25.0 %)" in finding(examine(splits(quarters((0, 128, 255, 255))), labels), "unknown-ids").seen
+
+
+def test_ids_one_too_high(splits, quarters, space):
+    found = finding(examine(splits(quarters((1, 2, 3, 4))), space), "ids-off-by-one")
+    assert found.level == "error" and "declares ids 0 to 3" in found.seen and "hold 1 to 4" in found.seen
+    assert "{1: background, 2: artery, 3: vein, …}" in found.cure
+
+
+def test_ids_one_too_high_with_void_moved_along_or_in_place(splits, quarters):
+    labels = LabelSpace({0: "a", 1: "b", 2: "c"}, ignore=(3,))
+    assert "ids-off-by-one" in examine(splits(quarters((1, 2, 3, 4))), labels).codes
+    labels = LabelSpace({0: "a", 1: "b", 2: "c"}, ignore=(255,))
+    assert "ids-off-by-one" in examine(splits(quarters((1, 2, 3, 255))), labels).codes
+
+
+def test_ids_one_too_high_where_zero_is_unlabelled_as_in_ade20k(splits, quarters):
+    labels = LabelSpace({0: "wall", 1: "building", 2: "sky"}, ignore=(255,))
+    cure = finding(examine(splits(quarters((0, 1, 2, 3))), labels), "ids-off-by-one").cure
+    assert "reduce_zero_label: true" in cure and "name the last id" in cure
+
+
+def test_ids_one_too_low(splits, quarters):
+    labels = LabelSpace({1: "a", 2: "b", 3: "c", 4: "d"})
+    assert "hold 0 to 3" in finding(examine(splits(quarters()), labels), "ids-off-by-one").seen
+
+
+def test_an_id_far_off_is_not_called_off_by_one(splits, quarters, space):
+    assert "ids-off-by-one" not in examine(splits(quarters((0, 1, 2, 5))), space).codes
+    three = LabelSpace({0: "a", 1: "b", 2: "c"}, ignore=(3,))  # moved up, 3 would occur; 4 alone is no sign of it
+    assert "unknown-ids" in examine(splits(quarters((1, 2, 2, 4))), three).codes
+
+
+def test_labels_reduced_twice(splits, quarters):
+    labels = LabelSpace({1: "a", 2: "b", 3: "c"}, ignore=(255,), reduce_zero_label=True)
+    assert "zero-reduced-twice" in examine(splits(quarters((0, 1, 2, 255))), labels).codes
+    assert "zero-reduced-twice" not in examine(splits(quarters((0, 1, 3, 255))), labels).codes
+
+
+def test_many_values_are_smoothed_masks(splits, space):
+    ramp = np.tile(np.arange(60, dtype=np.uint8), (40, 1))
+    report = examine(splits(ramp), space)
+    assert "nearest neighbour" in finding(report, "masks-smoothed").cure and "unknown-ids" not in report.codes
+
+
+def test_colour_masks_read_as_ids(splits, quarters, space):
+    painted = np.array([COLORS[i] for i in range(4)], dtype=np.uint8)[quarters()]
+    found = finding(examine(splits(painted), space), "colour-masks")
+    assert found.level == "error" and "6 of 6" in found.seen and "(255, 0, 0) 25.0 %" in found.seen
+    assert "encoding: rgb" in found.cure
+
+
+def test_photographs_in_the_mask_folder(splits, space):
+    noise = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    assert "data.mask" in finding(examine(splits(noise), space), "colour-masks").cure
+
+
+def test_an_unknown_colour_is_named_with_its_share(splits, quarters, space):
+    rgb = LabelSpace(space.classes, encoding="rgb", colors=COLORS)
+    table = np.array([*list(COLORS.values())[:3], (1, 2, 3)], dtype=np.uint8)
+    found = finding(examine(splits(table[quarters()]), rgb), "unknown-colours")
+    assert "(1, 2, 3) 25.0 %" in found.seen and "labels.colors" in found.cure
+
+
+def test_grey_masks_under_rgb(splits, quarters, space):
+    rgb = LabelSpace(space.classes, encoding="rgb", colors=COLORS)
+    assert "encoding: index" in finding(examine(splits(quarters()), rgb), "unknown-colours").cure
+    wide = examine(splits(quarters(dtype=np.uint16)), rgb)
+    assert "masks-not-colour" in wide.codes
+
+
+def test_palettes_that_give_one_index_two_colours(row, quarters, space):
+    rows = []
+    for number, color in enumerate(((255, 0, 0), (0, 255, 0))):
+        mask = Image.fromarray(quarters())
+        mask.putpalette([0, 0, 0, *color, 9, 9, 9, 8, 8, 8])
+        rows.append(row(mask, f"p{number}"))
+    assert mask.mode == "P"
+    found = finding(examine({"train": rows}, space), "palettes-differ")
+    assert "index 1 is (255, 0, 0) in the palette of p0_mask.png and (0, 255, 0)" in found.seen
+    assert "palettes-differ" not in examine({"train": [rows[0], rows[0]]}, space).codes
+
+
+def test_unknown_ids_of_palette_masks_hint_at_their_colours(splits, quarters, space):
+    mask = Image.fromarray(quarters((0, 1, 2, 9)))
+    mask.putpalette([9] * 30)
+    assert "encoding: rgb" in finding(examine(splits(mask), space), "unknown-ids").cure
+    assert "encoding: rgb" not in finding(examine(splits(quarters((0, 1, 2, 9))), space), "unknown-ids").cure

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import json
+
+from hf_dinoseg import DinoSegImageProcessor, LabelSpace
+from hf_dinoseg.doctor import check_backbone_processor, check_label_spaces, check_normalization
+
+
+def test_processors_that_agree_are_no_finding(tmp_path):
+    ours = DinoSegImageProcessor().to_dict()
+    assert check_normalization(ours, DinoSegImageProcessor(do_resize=True).to_dict(), "it") == []
+    assert check_normalization(ours, {"size": 224}, "it") == []
+    rounded = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "rescale_factor": 0.00392156862}
+    assert check_normalization(ours, rounded, "it") == []
+
+
+def test_another_normalisation_is_told_with_both_values():
+    ours = DinoSegImageProcessor().to_dict()
+    [found] = check_normalization(ours, DinoSegImageProcessor(image_mean=[0.5] * 3).to_dict(), "the checkpoint")
+    assert found.code == "normalization-differs"
+    assert "image_mean is [0.485, 0.456, 0.406] here and [0.500, 0.500, 0.500] there" in found.seen
+    [found] = check_normalization(ours, DinoSegImageProcessor(do_rescale=False).to_dict(), "the checkpoint")
+    assert "do_rescale is True here and False there" in found.seen and "image_mean" not in found.seen
+
+
+def test_a_backbone_folder_with_statistics_of_its_own(tmp_path):
+    ours = DinoSegImageProcessor().to_dict()
+    assert check_backbone_processor(ours, str(tmp_path)) == [] == check_backbone_processor(ours, "owner/name")
+    satellite = {"image_mean": [0.43, 0.411, 0.296], "image_std": [0.213, 0.156, 0.143]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(satellite))
+    [found] = check_backbone_processor(ours, str(tmp_path))
+    assert found.code == "normalization-differs" and str(tmp_path) in found.seen
+    (tmp_path / "preprocessor_config.json").write_text("{torn")
+    assert check_backbone_processor(ours, str(tmp_path)) == []
+
+
+def test_label_spaces_of_checkpoint_and_recipe():
+    space = LabelSpace({0: "background", 1: "vessel"}, ignore=(255,))
+    assert check_label_spaces(space, LabelSpace.from_dict(space.to_dict())) == []
+    [found] = check_label_spaces(space, LabelSpace({0: "background", 1: "vessel", 2: "disc"}))
+    assert (found.level, found.code) == ("error", "checkpoint-labels-differ") and "in the checkpoint: [2]" in found.seen
+    [found] = check_label_spaces(space, LabelSpace({0: "vessel", 1: "background"}, ignore=(255,)))
+    assert found.code == "checkpoint-names-differ" and "0 is 'background' in the recipe and 'vessel'" in found.seen
+    [found] = check_label_spaces(space, LabelSpace({0: "background", 1: "vessel"}, ignore=(254,)))
+    assert found.code == "checkpoint-void-differs" and "(255,)" in found.seen
