@@ -23,7 +23,9 @@ from .data import (
     load_synthetic_retina,
     prepare_targets,
 )
+from .doctor import quick_checks
 from .hub.card import model_card
+from .hub.converters import init_head_from
 from .labels import LabelSpace
 from .losses import MaskClassificationLoss, PixelLoss
 from .metrics import without_nan
@@ -40,14 +42,20 @@ METRICS_FILE = "metrics.json"
 # ---------------------------------------------------------------------- objects
 
 
-def build_data(recipe: Recipe) -> DatasetDict:
-    """The source's `train` and `validation`, with train-id label maps; see `data.prepare_targets`."""
+def build_source(recipe: Recipe) -> DatasetDict:
+    """`train` and `validation` as files: columns `id`, `image`, `mask`; nothing is read yet."""
     data = recipe.data
     if isinstance(data, FolderData):
-        source = load_folder(data.root, data.image, data.mask, data.train, data.validation)
-    else:
-        source = load_synthetic_retina(data.num_train, data.num_validation, data.size, data.seed)
-    return DatasetDict({name: prepare_targets(split, recipe.labels, data.num_proc) for name, split in source.items()})
+        return load_folder(data.root, data.image, data.mask, data.train, data.validation)
+    return load_synthetic_retina(data.num_train, data.num_validation, data.size, data.seed)
+
+
+def build_data(recipe: Recipe, source: DatasetDict | None = None) -> DatasetDict:
+    """The source's splits, with train-id label maps; see `data.prepare_targets`."""
+    source = source or build_source(recipe)
+    return DatasetDict(
+        {name: prepare_targets(split, recipe.labels, recipe.data.num_proc) for name, split in source.items()}
+    )
 
 
 def build_processor(recipe: Recipe) -> DinoSegImageProcessor:
@@ -58,9 +66,10 @@ def build_processor(recipe: Recipe) -> DinoSegImageProcessor:
 
 
 def build_model(recipe: Recipe) -> DinoSegForSemanticSegmentation:
-    """Backbone with its pretrained weights (or random ones, from a config) and a new head."""
-    fields = recipe.model.model_dump(exclude={"backbone", "num_labels", "backbone_learning_rate_multiplier"})
-    return DinoSegForSemanticSegmentation.from_backbone(
+    """Backbone with its pretrained weights (or random ones, from a config) and a new head, or one taken over."""
+    elsewhere = {"backbone", "num_labels", "backbone_learning_rate_multiplier", "init_head_from"}
+    fields = recipe.model.model_dump(exclude=elsewhere)
+    model = DinoSegForSemanticSegmentation.from_backbone(
         recipe.model.backbone,
         label_space=recipe.labels.to_dict(),
         id2label=recipe.labels.id2label,
@@ -68,6 +77,9 @@ def build_model(recipe: Recipe) -> DinoSegForSemanticSegmentation:
         inference=build_inference(recipe),
         **fields,
     )
+    if recipe.model.init_head_from:
+        init_head_from(model, recipe.model.init_head_from)
+    return model
 
 
 def build_inference(recipe: Recipe) -> dict[str, Any]:
@@ -111,18 +123,20 @@ def evenly(split: Dataset, count: int | None) -> Dataset:
 # ---------------------------------------------------------------------- a run
 
 
-def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, force: bool = False) -> dict[str, Any]:
     """Train, evaluate, and leave a checkpoint folder in `training.output_dir`.
 
     Args:
         resume: go on from the newest whole checkpoint in the output folder.
         overwrite: replace the run in the output folder. It is deleted only once data and model have been loaded.
+        force: train although `doctor.quick_checks` finds an error in the data; what cannot be read still stops it.
 
     Returns:
         What `metrics.json` holds.
 
     Raises:
-        RunError, LabelError, DataError, BackboneError: with what to do about it; nothing is deleted in these cases.
+        RunError, DoctorError, LabelError, DataError, BackboneError: with what to do about it; nothing is deleted in
+            these cases.
     """
     started = time.time()
     args = TrainingArguments(**_training_arguments(recipe))
@@ -132,7 +146,10 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> d
         _check_same_run(recipe, folder)
     set_seed(args.seed)
     with args.main_process_first(desc="reading masks"):
-        data = build_data(recipe)
+        source = build_source(recipe)
+        if args.process_index == 0:
+            _check_data(source, recipe.labels, force)
+        data = build_data(recipe, source)
     model, processor = build_model(recipe), build_processor(recipe)
     if args.process_index == 0:
         claim(folder, resume=resume, overwrite=overwrite)
@@ -225,6 +242,15 @@ def _training_arguments(recipe: Recipe) -> dict[str, Any]:
     # pinned memory only helps copies to an accelerator, and torch warns at each loader where there is none
     pinned = recipe.training.get("dataloader_pin_memory", True) and torch.accelerator.is_available()
     return {**recipe.training, **hub, "dataloader_pin_memory": pinned}
+
+
+def _check_data(source: DatasetDict, labels: LabelSpace, force: bool) -> None:
+    report = quick_checks(source, labels)
+    for finding in report.findings:
+        if finding.level == "warning" or force and finding.level == "error":
+            logger.warning("%s: %s %s", finding.code, finding.seen, finding.cure)
+    if not force:
+        report.raise_on_error("`dinoseg doctor` tells more; `dinoseg train --force` goes on regardless.")
 
 
 def _check_same_run(recipe: Recipe, folder: Path) -> None:

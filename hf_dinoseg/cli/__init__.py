@@ -13,6 +13,8 @@ import typer
 
 from ..version import __version__
 from ._errors import ErrorBoundary
+from .convert import convert
+from .doctor import doctor
 from .evaluate import evaluate
 from .predict import predict
 from .train import train
@@ -49,6 +51,8 @@ def _root(
 app.command("train")(train)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)
+app.command("doctor")(doctor)
+app.add_typer(convert, name="convert")
 
 
 def main(verb: str | None = None) -> None:

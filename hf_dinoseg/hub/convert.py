@@ -1,4 +1,7 @@
-"""Published weights to this package's names, shape by shape checked."""
+"""Published weights to this package's names, shape by shape checked.
+
+`converters` makes whole checkpoint folders with these tables.
+"""
 
 from __future__ import annotations
 
@@ -71,6 +74,51 @@ _META_M2F_PARTS: Sequence[tuple[str, str]] = (
     ("norm2", "ffn_norm"),
 )
 
+#: transformers' EoMT on DINOv3 → name here; the longest beginnings first
+_EOMT_STARTS: Sequence[tuple[str, str]] = (
+    ("layers.", "backbone.model.model.layer."),
+    ("layernorm.", "backbone.model.norm."),
+    ("embeddings.", "backbone.model.embeddings."),
+    ("query.weight", "head.queries"),
+    ("class_predictor.", "head.classify."),
+    ("mask_head.fc1.", "head.mask_mlp.layers.0."),
+    ("mask_head.fc2.", "head.mask_mlp.layers.1."),
+    ("mask_head.fc3.", "head.mask_mlp.layers.2."),
+    ("upscale_block.block.", "head.upscale."),
+)
+_EOMT_PARTS: Sequence[tuple[str, str]] = (("conv1", "expand"), ("conv2", "depthwise"), ("layernorm2d", "norm"))
+
+#: transformers' Mask2Former → name here
+_MASK2FORMER_RULES: Sequence[tuple[str, str]] = (
+    (r"model\.pixel_level_module\.decoder\.input_projections\.(.+)", r"pixel_decoder.inputs.\1"),
+    (r"model\.pixel_level_module\.decoder\.adapter_1\.(.+)", r"pixel_decoder.lateral.\1"),
+    (r"model\.pixel_level_module\.decoder\.layer_1\.(.+)", r"pixel_decoder.output.\1"),
+    (r"model\.pixel_level_module\.decoder\.encoder\.layers\.(.+)", r"pixel_decoder.layers.\1"),
+    (r"model\.pixel_level_module\.decoder\.(level_embed|mask_projection\..+)", r"pixel_decoder.\1"),
+    (r"model\.transformer_module\.queries_features\.weight", r"decoder.query_features"),
+    (r"model\.transformer_module\.queries_embedder\.weight", r"decoder.query_places"),
+    (r"model\.transformer_module\.level_embed\.weight", r"decoder.level_embed"),
+    (r"model\.transformer_module\.decoder\.layers\.(.+)", r"decoder.layers.\1"),
+    (r"model\.transformer_module\.decoder\.layernorm\.(.+)", r"decoder.norm.\1"),
+    (r"model\.transformer_module\.decoder\.mask_predictor\.mask_embedder\.(\d)\.0\.(.+)",
+     r"decoder.mask_mlp.layers.\1.\2"),
+    (r"class_predictor\.(.+)", r"decoder.classify.\1"),
+)  # fmt: skip
+_MASK2FORMER_PARTS: dict[str, Sequence[tuple[str, str]]] = {
+    "pixel_decoder": (
+        ("self_attn", "attention"),
+        ("self_attn_layer_norm", "attention_norm"),
+        ("final_layer_norm", "ffn_norm"),
+    ),
+    "decoder": (
+        ("cross_attn", "cross_attention"),
+        ("cross_attn_layer_norm", "cross_norm"),
+        ("self_attn", "self_attention"),
+        ("self_attn_layer_norm", "self_norm"),
+        ("final_layer_norm", "ffn_norm"),
+    ),
+}
+
 
 class ConversionError(ValueError):
     """Weights that do not fit; the message names the tensors."""
@@ -95,11 +143,8 @@ def meta_m2f_key_map(keys: Sequence[str]) -> dict[str, tuple[str, ...]]:
         name = _meta_m2f_name(key)
         if name is None:
             unknown.append(key)
-        elif packed := re.fullmatch(r"(.+)\.in_proj_(weight|bias)", name):
-            stem, leaf = packed.groups()
-            table[key] = tuple(f"{stem}.{part}_proj.{leaf}" for part in "qkv")
         else:
-            table[key] = (name,)
+            table[key] = _unpacked(name)
     if unknown:
         raise ConversionError(
             f"not a published DINOv3 Mask2Former head: unknown tensors {_some(unknown)}. Their names start with "
@@ -123,9 +168,89 @@ def convert_meta_m2f_state_dict(
     Raises:
         ConversionError: on unknown names, and against `expected` on missing, extra or misshapen tensors.
     """
+    converted, origin = _rename(state_dict, meta_m2f_key_map(list(state_dict)))
+    if expected is not None:
+        check_fit(converted, {k: v for k, v in expected.items() if k.startswith("head.")}, origin)
+    return converted
+
+
+def convert_meta_linear_state_dict(
+    state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """A published DINOv3 linear head (`batchnorm_layer.*`, `conv.*`) under this package's names.
+
+    Names may stand behind `module.`, `decoder.` or `segmentation_model.1.`, as wrappers and training runs save them.
+    Arguments, result and errors as `convert_meta_m2f_state_dict`.
+    """
+    table: dict[str, tuple[str, ...]] = {}
+    unknown = []
+    for key in state_dict:
+        match = re.fullmatch(r"(?:(?:module|decoder|segmentation_model(?:\.1)?)\.)*(batchnorm_layer|conv)\.(\w+)", key)
+        if match is None:
+            unknown.append(key)
+        else:
+            table[key] = ({"batchnorm_layer": "head.norm.", "conv": "head.classify."}[match[1]] + match[2],)
+    if unknown:
+        raise ConversionError(
+            f"not a published DINOv3 linear head: unknown tensors {_some(unknown)}. It holds batchnorm_layer.* and "
+            "conv.* only."
+        )
+    converted, origin = _rename(state_dict, table)
+    if expected is not None:
+        check_fit(converted, {k: v for k, v in expected.items() if k.startswith("head.")}, origin)
+    return converted
+
+
+def convert_eomt_state_dict(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Weights of transformers' `EomtDinov3ForUniversalSegmentation` under this package's names, and for each of these
+    the name it had. What belongs to its loss or its annealing is left out; an unknown name is kept, so that a check
+    against the model finds it."""
+    table: dict[str, tuple[str, ...]] = {}
+    for key in state_dict:
+        if key.startswith("criterion.") or key == "attn_mask_probs":
+            continue
+        name = key
+        for theirs, ours in _EOMT_STARTS:
+            if key.startswith(theirs):
+                name = ours + key.removeprefix(theirs)
+                break
+        if name.startswith("head.upscale."):
+            for theirs, ours in _EOMT_PARTS:
+                name = name.replace(f".{theirs}.", f".{ours}.")
+        table[key] = (name,)
+    return _rename(state_dict, table)
+
+
+def convert_mask2former_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Head weights of transformers' `Mask2FormerForUniversalSegmentation` under this package's names; its backbone,
+    its loss and what has no counterpart are left out."""
+    table: dict[str, tuple[str, ...]] = {}
+    for key in state_dict:
+        name = next((re.sub(p, r, key) for p, r in _MASK2FORMER_RULES if re.fullmatch(p, key)), None)
+        if name is None:
+            continue
+        if ".layers." in name and ".mask_mlp." not in name:
+            for theirs, ours in _MASK2FORMER_PARTS[name.partition(".")[0]]:
+                name = name.replace(f".{theirs}.", f".{ours}.")
+        table[key] = _unpacked(f"head.{name}")
+    return _rename(state_dict, table)[0]
+
+
+def _unpacked(name: str) -> tuple[str, ...]:
+    """The name, or the three names that a packed query-key-value projection comes apart into."""
+    if packed := re.fullmatch(r"(.+)\.in_proj_(weight|bias)", name):
+        stem, leaf = packed.groups()
+        return tuple(f"{stem}.{part}_proj.{leaf}" for part in "qkv")
+    return (name,)
+
+
+def _rename(
+    state_dict: Mapping[str, Tensor], table: Mapping[str, tuple[str, ...]]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors under their new names, and for each new name the old one."""
     converted: dict[str, Tensor] = {}
     origin: dict[str, str] = {}
-    for key, names in meta_m2f_key_map(list(state_dict)).items():
+    for key, names in table.items():
         tensor = state_dict[key]
         if len(names) > 1 and (tensor.ndim == 0 or tensor.shape[0] % len(names)):
             raise ConversionError(
@@ -133,14 +258,20 @@ def convert_meta_m2f_state_dict(
             )
         parts = tensor.chunk(len(names)) if len(names) > 1 else (tensor,)
         for name, part in zip(names, parts, strict=True):
+            if name in origin:
+                raise ConversionError(f"{origin[name]} and {key} are the same tensor of the model, {name}.")
             converted[name], origin[name] = part, key
-    if expected is not None:
-        _check(converted, {k: v for k, v in expected.items() if k.startswith("head.")}, origin)
-    return converted
+    return converted, origin
 
 
-def _check(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], origin: Mapping[str, str]) -> None:
-    """Same names, same shapes, or an error that names the tensors."""
+def check_fit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], origin: Mapping[str, str]) -> None:
+    """Same names, same shapes, or a `ConversionError` that names the tensors.
+
+    Args:
+        found: tensors under the model's names.
+        wanted: the model's.
+        origin: for each name in `found` the name it had in the checkpoint.
+    """
     faults = []
     if missing := sorted(set(wanted) - set(found)):
         faults.append(f"missing: {_some(missing)}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
-from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 
 from .backbone import BackboneError
 from .configuration_dinoseg import DinoSegConfig, default_out_layers
@@ -22,7 +22,7 @@ AutoImageProcessor.register(DinoSegConfig, image_processor_classes={"pil": DinoS
 MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES["dinoseg"] = DinoSegForSemanticSegmentation.__name__
 # A pipeline asks for a video processor, whatever its task, and takes the code beside the weights for one: it would ask
 # whether to run that code. Known to have none, the model is not asked about.
-VIDEO_PROCESSOR_MAPPING.register(DinoSegConfig, {}, exist_ok=True)
+VIDEO_PROCESSOR_MAPPING.register(DinoSegConfig, {}, exist_ok=True)  # type: ignore[arg-type]
 DinoSegConfig.register_for_auto_class()
 DinoSegForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")
 DinoSegImageProcessor.register_for_auto_class()

@@ -48,7 +48,9 @@ class DinoSegConfig(PreTrainedConfig):
         head_attention_heads: attention heads in pixel decoder and transformer decoder.
         pixel_decoder_layers, pixel_decoder_ffn_dim: depth and feed-forward width of the deformable encoder.
         decoder_layers, decoder_ffn_dim: depth and feed-forward width of the masked-attention decoder.
-        adapter_attention_heads: heads of the adapter's deformable attention; they divide half the backbone's width.
+        adapter: what gives the Mask2Former head strides 4 to 32 on a plain ViT: `vit_adapter`, the published one, or
+            `pyramid`, which is much cheaper and reads the last layer only. A hierarchical backbone needs neither.
+        adapter_attention_heads: heads of the ViT adapter's deformable attention; they divide half the backbone's width.
         drop_path_rate: stochastic depth of the adapter while training.
         attn_mask_probs: EoMT head: for each of the last backbone blocks that the queries take part in, the probability
             that a query attends only inside its mask; a schedule brings it to zero. None: 1 for the last four blocks.
@@ -74,6 +76,7 @@ class DinoSegConfig(PreTrainedConfig):
     pixel_decoder_ffn_dim: int = 1024
     decoder_layers: int = 9
     decoder_ffn_dim: int = 2048
+    adapter: str = "vit_adapter"
     adapter_attention_heads: int = 16
     drop_path_rate: float = 0.3
     attn_mask_probs: list[float] | None = None
@@ -83,6 +86,8 @@ class DinoSegConfig(PreTrainedConfig):
             self._take_labels(kwargs)
         super().__post_init__(**kwargs)
         self._choose_out_layers()
+        if self.adapter not in ("vit_adapter", "pyramid"):
+            raise ValueError(f"adapter is {self.adapter!r}; choose vit_adapter or pyramid.")
         if self.head == "eomt":
             self._check_mask_probs()
         if self.head == "mask2former" and (self.hidden_dim % 32 or self.hidden_dim % self.head_attention_heads):
@@ -123,15 +128,16 @@ class DinoSegConfig(PreTrainedConfig):
         """Point the backbone's outputs at the layers that the head reads, each through the final norm."""
         backbone: Any = self.backbone_config
         depth = len(backbone.stage_names) - 1
+        pyramid = self.head == "mask2former" and self.adapter == "pyramid" and not hasattr(backbone, "depths")
         if self.out_layers is None:
-            layers = [depth] if self.head in ("linear", "eomt") else default_out_layers(depth)
+            layers = [depth] if pyramid or self.head in ("linear", "eomt") else default_out_layers(depth)
         else:
             layers = [int(layer) for layer in self.out_layers]
-        wanted = (1, 4) if self.head == "linear" else (1,) if self.head == "eomt" else (4,)
+        wanted = (1, 4) if self.head == "linear" else (1,) if pyramid or self.head == "eomt" else (4,)
         if len(layers) not in wanted or layers != sorted(set(layers)) or not 1 <= layers[0] <= layers[-1] <= depth:
             raise ValueError(
-                f"out_layers is {layers}; head {self.head!r} reads {' or '.join(map(str, wanted))} different layers, "
-                f"ascending, between 1 and {depth}."
+                f"out_layers is {layers}; head {self.head!r}{' with a pyramid' if pyramid else ''} reads "
+                f"{' or '.join(map(str, wanted))} different layers, ascending, between 1 and {depth}."
             )
         backbone.out_indices = layers
         for switch in ("apply_layernorm", "reshape_hidden_states"):

@@ -78,12 +78,12 @@ class DeformableAttention(nn.Module):
         values = self.value_proj(tokens).unflatten(-1, (self.num_heads, -1))
         points = (batch, num_queries, self.num_heads, self.num_levels, self.num_points)
         # Positions are exact to a fraction of a pixel only in float32, so sampling is never done in half precision.
-        offsets = self.sampling_offsets(query).float().view(*points, 2)
+        offset_x, offset_y = self.sampling_offsets(query).float().view(*points, 2).unbind(-1)
         weights = short_softmax(self.attention_weights(query).float().view(*points[:3], -1)).view(points)
         size = torch.tensor([(w, h) for h, w in shapes], dtype=torch.float32, device=query.device)
         centre = reference.float()[:, None, None] * size  # (Q, 1, levels, 2) in pixels of each level
-        x = offsets[..., 0] + centre[..., 0, None]
-        y = offsets[..., 1] + centre[..., 1, None]
+        x = offset_x + centre[..., 0, None]
+        y = offset_y + centre[..., 1, None]
         sampled = sample_and_sum(values.float(), shapes, x, y, weights)
         return self.output_proj(sampled.to(values.dtype))
 

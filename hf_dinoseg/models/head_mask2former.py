@@ -17,8 +17,9 @@ from .adapter import VitAdapter
 from .backbone import Backbone
 from .configuration_dinoseg import DinoSegConfig
 from .deformable_attention import Shape
-from .outputs import DinoSegOutput, Frame, MaskMlp, crop_to_frame, mask_logits
+from .outputs import DinoSegOutput, Frame, MaskMlp, crop_to_frame, mask_logits_of_all
 from .pixel_decoder import PixelDecoder, sine_position
+from .pyramid import SimplePyramid
 
 
 class Attention(nn.Module):
@@ -148,9 +149,12 @@ class Mask2FormerHead(nn.Module):
     def __init__(self, config: DinoSegConfig, backbone: Backbone) -> None:
         super().__init__()
         channels = backbone.channels
-        self.adapter: VitAdapter | None = None
+        self.adapter: VitAdapter | SimplePyramid | None = None
         if not backbone.hierarchical:
-            self.adapter = VitAdapter(channels[-1], config.adapter_attention_heads, config.drop_path_rate)
+            if config.adapter == "pyramid":
+                self.adapter = SimplePyramid(channels[-1])
+            else:
+                self.adapter = VitAdapter(channels[-1], config.adapter_attention_heads, config.drop_path_rate)
             channels = self.adapter.channels
         dim, num_heads = config.hidden_dim, config.head_attention_heads
         self.pixel_decoder = PixelDecoder(
@@ -177,18 +181,16 @@ class Mask2FormerHead(nn.Module):
 
 
 def predict(logits: Tensor, embeddings: Tensor, mask_features: Tensor) -> DinoSegOutput:
-    """The masks of all predictions in one product.
+    """From what the decoder says of the queries to predictions.
 
     Args:
         logits: (P, B, Q, C + 1), the last prediction final.
         embeddings: (P, B, Q, D).
         mask_features: (B, D, h, w).
     """
-    num_predictions, _, num_queries, _ = embeddings.shape
-    masks = mask_logits(embeddings.transpose(0, 1).flatten(1, 2), mask_features)
     predictions = [
-        {"class_queries_logits": classes, "masks_queries_logits": mask}
-        for classes, mask in zip(logits, masks.unflatten(1, (num_predictions, num_queries)).unbind(1), strict=True)
+        {"class_queries_logits": classes, "masks_queries_logits": masks}
+        for classes, masks in zip(logits, mask_logits_of_all(embeddings, mask_features), strict=True)
     ]
     return DinoSegOutput(**predictions[-1], auxiliary_predictions=tuple(predictions[:-1]) or None)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.utils import ModelOutput
@@ -74,6 +75,49 @@ def mask_logits(embeddings: Tensor, features: Tensor) -> Tensor:
     with torch.autocast(features.device.type, enabled=False):
         masks = torch.bmm(embeddings.float(), features.float().flatten(2))
     return masks.unflatten(2, features.shape[-2:])
+
+
+def mask_logits_of_all(embeddings: Tensor, features: Tensor) -> tuple[Tensor, ...]:
+    """Masks of several predictions: (P, B, Q, D) × (B, D, h, w) → P of (B, Q, h, w), in float32.
+
+    The predictions are tensors of their own: with views of one product, autograd would copy the gradients of all of
+    them together before it can use them.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        flat = features.float().flatten(2)
+        if torch.is_grad_enabled() and (embeddings.requires_grad or features.requires_grad):
+            masks = _MaskProducts.apply(embeddings.float(), flat)
+        else:
+            masks = tuple(torch.bmm(embedding, flat) for embedding in embeddings.float())
+    return tuple(mask.unflatten(2, features.shape[-2:]) for mask in masks)
+
+
+class _MaskProducts(torch.autograd.Function):
+    """(P, B, Q, D) × (B, D, N) → P of (B, Q, N); the gradient of the features is summed up in place, and a prediction
+    that the loss did not use costs nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, embeddings: Tensor, features: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(embeddings, features)
+        ctx.set_materialize_grads(False)
+        return tuple(torch.bmm(embedding, features) for embedding in embeddings)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        embeddings, features = ctx.saved_tensors
+        to_embeddings, to_features = ctx.needs_input_grad
+        grad_embeddings = torch.zeros_like(embeddings) if to_embeddings else None
+        grad_features = torch.zeros_like(features) if to_features else None
+        with torch.autocast(features.device.type, enabled=False):
+            for index, grad in enumerate(grads):
+                if grad is None:
+                    continue
+                if grad_embeddings is not None:
+                    grad_embeddings[index] = torch.bmm(grad, features.transpose(1, 2))
+                if grad_features is not None:
+                    grad_features.baddbmm_(embeddings[index].transpose(1, 2), grad)
+        return grad_embeddings, grad_features
 
 
 class MaskMlp(nn.Module):

@@ -80,6 +80,9 @@ class Model(_Section):
         description="Hub id or local folder; or a transformers config (with model_type) to train from scratch",
     )
     head: Literal["mask2former", "linear", "eomt"] = Field("mask2former", description="what turns features into masks")
+    adapter: Literal["vit_adapter", "pyramid"] = Field(
+        "vit_adapter", description="gives mask2former on a plain ViT its finer scales; pyramid is cheaper"
+    )
     freeze_backbone: bool = Field(True, description="only adapter and head learn; false for a backbone from scratch")
     backbone_learning_rate_multiplier: float = Field(
         0.1, gt=0, description="the backbone's learning rate over training.learning_rate; 1 for one from scratch"
@@ -95,6 +98,9 @@ class Model(_Section):
     drop_path_rate: float = Field(0.3, ge=0, lt=1, description="share of adapter branches dropped in training")
     out_layers: list[PositiveInt] | None = Field(
         None, min_length=1, description="backbone layers that the head sees, from 1; null is even quarters"
+    )
+    init_head_from: str | None = Field(
+        None, min_length=1, description="a Mask2Former of transformers, Hub id or folder, whose head is started from"
     )
 
     @model_validator(mode="before")
@@ -126,6 +132,11 @@ class Model(_Section):
             )
         elif self.head == "mask2former" and self.hidden_dim % 32:
             faults.append(f"model.hidden_dim: {self.hidden_dim} is no multiple of 32, as the head's group norm needs.")
+        if self.init_head_from and self.head != "mask2former":
+            faults.append(
+                f"model.init_head_from: {show(self.init_head_from)} starts a mask2former head, and model.head is "
+                f"{self.head}; take it out."
+            )
         if self.out_layers and sorted(set(self.out_layers)) != self.out_layers:
             faults.append(f"model.out_layers: {self.out_layers} is not accepted; write each once, in ascending order.")
         if faults:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hf_dinoseg.models.outputs import Frame, crop_to_frame
+from hf_dinoseg.models.outputs import Frame, crop_to_frame, mask_logits_of_all
 
 
 def pixel_ramp(length: int, stride: float, count: int) -> torch.Tensor:
@@ -39,3 +39,18 @@ def test_strides_that_are_no_whole_number() -> None:
     cropped = crop_to_frame(ramp, Frame(70, 64, 70, 70))
     assert cropped.shape == (1, 1, 20, 19)
     assert torch.allclose(cropped[0, 0, 0], pixel_ramp(64, 64 / 19, 19).clamp(min=1.75), atol=1e-4)
+
+
+@pytest.mark.parametrize("used", [[0, 1, 2], [2], [0, 2]])
+def test_gradients_of_several_predictions_masks_are_those_of_a_plain_product(used: list[int]) -> None:
+    """Also where the loss leaves predictions out."""
+    embeddings = torch.randn(3, 2, 4, 5, requires_grad=True)
+    features = torch.randn(2, 5, 6, 7, requires_grad=True)
+    weights = torch.randn(3, 2, 4, 6, 7)
+    plain = torch.einsum("pbqd,bdhw->pbqhw", embeddings, features)
+    expected = torch.autograd.grad((plain * weights)[used].sum(), (embeddings, features))
+    masks = mask_logits_of_all(embeddings, features)
+    assert torch.allclose(torch.stack(masks), plain, atol=1e-5)
+    total = torch.stack([(masks[index] * weights[index]).sum() for index in used]).sum()
+    for found, wanted in zip(torch.autograd.grad(total, (embeddings, features)), expected, strict=True):
+        assert torch.allclose(found, wanted, atol=1e-5)
