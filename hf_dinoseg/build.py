@@ -8,6 +8,7 @@ import platform
 import time
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -172,19 +173,20 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
         callbacks=[MaskAnnealing()] if recipe.model.head == "eomt" else None,
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    best_step = trainer.state.best_global_step or trainer.state.global_step
+    best_step = trainer.state.best_global_step if args.load_best_model_at_end else None
+    step = best_step or trainer.state.global_step
 
     # the best weights are back; during training a part of the validation set may have been enough, here it is all
-    trainer.state.global_step = best_step
+    trainer.state.global_step = step
     metrics = _evaluate(trainer, EvalDataset(data["validation"], processor), folder / "panels" / "final")
-    metrics["step"] = best_step
+    metrics["step"] = step
     metrics["train_images"] = len(data["train"])
     metrics["seconds"] = round(time.time() - started, 1)
     trainer.save_model()
     if args.process_index == 0:
         _write_results(folder, recipe, metrics)
     if args.push_to_hub:
-        trainer.push_to_hub(commit_message=f"step {best_step}")
+        trainer.push_to_hub(commit_message=f"step {step}")
     return metrics
 
 
@@ -212,25 +214,25 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
             f"{list(recipe.labels.original_ids)}; metrics would compare different things. Use the recipe that the "
             f"checkpoint was trained with ({RECIPE_FILE} in its folder), with data.root=… for other data."
         )
-    arguments = _training_arguments(recipe) | {"output_dir": output or "out/evaluate", "push_to_hub": False}
-    args = TrainingArguments(**arguments)
-    with args.main_process_first(desc="reading masks"):
-        split = build_data(recipe)["validation"]
-    dataset = EvalDataset(split, processor)
-    trainer = DinoSegTrainer(
-        model,
-        args,
-        criterion=None,
-        label_space=recipe.labels,
-        inference=build_inference(recipe),
-        processing_class=processor,
-        eval_dataset=dataset,
-        panels=recipe.evaluation.panels if output else 0,
-    )
-    metrics = _evaluate(trainer, dataset, Path(arguments["output_dir"]) / "panels")
-    if output and args.process_index == 0:
-        Path(output).mkdir(parents=True, exist_ok=True)
-        _write_json(Path(output) / METRICS_FILE, metrics)
+    with TemporaryDirectory() as scratch:  # the Trainer makes its output folder in any case
+        folder = Path(output or scratch)
+        args = TrainingArguments(**_training_arguments(recipe) | {"output_dir": str(folder), "push_to_hub": False})
+        with args.main_process_first(desc="reading masks"):
+            split = build_data(recipe)["validation"]
+        dataset = EvalDataset(split, processor)
+        trainer = DinoSegTrainer(
+            model,
+            args,
+            criterion=None,
+            label_space=recipe.labels,
+            inference=build_inference(recipe),
+            processing_class=processor,
+            eval_dataset=dataset,
+            panels=recipe.evaluation.panels if output else 0,
+        )
+        metrics = _evaluate(trainer, dataset, folder / "panels")
+        if args.process_index == 0:
+            _write_json(folder / METRICS_FILE, metrics)
     return metrics
 
 

@@ -59,6 +59,14 @@ def test_evaluate_on_the_checkpoint_repeats_the_figure(run, tmp_path):
     assert len(list((tmp_path / "report" / "panels").glob("*.png"))) == 2
 
 
+def test_evaluate_without_an_output_folder_writes_nothing(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in run[0].rglob("*")}
+    evaluate(str(run[0].resolve()))
+    assert list(tmp_path.iterdir()) == []
+    assert {p: p.stat().st_mtime_ns for p in run[0].rglob("*")} == before
+
+
 def test_evaluate_refuses_labels_that_mean_something_else(run, tmp_path):
     folder, _ = run
     recipe = load_recipe(folder / "recipe.yaml", ["labels.classes={0: background, 1: artery, 2: vein, 4: disc}"])
