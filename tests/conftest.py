@@ -1,4 +1,4 @@
-"""Every test runs offline, on few threads, and writes only below its tmp_path."""
+"""Every test runs offline and on few threads; fixtures that train a tiny model."""
 
 import os
 

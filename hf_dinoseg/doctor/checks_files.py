@@ -43,7 +43,7 @@ def check_sizes(surveys: Surveys) -> list[Finding]:
         image, mask = pair.image, pair.mask
         if image.size is None or mask.size is None:
             continue
-        told = f"{image.name} {image.size[0]}×{image.size[1]}, its mask {mask.size[0]}×{mask.size[1]}"
+        told = f"{image.name} {image.size[0]}×{image.size[1]}, its mask {mask.name} {mask.size[0]}×{mask.size[1]}"
         if image.size == mask.size:
             if image.orientation != mask.orientation:
                 turned.append(f"{image.name} (tag {image.orientation}, its mask {mask.orientation})")

@@ -230,5 +230,5 @@ def _holding(value: int, pairs: list[PairFacts]) -> str:
 
 def _shares(ids: object, found: Counter[int]) -> str:
     ordered = sorted(ids)  # type: ignore[call-overload]
-    told = [f"{i} ({share_text(found[i] / found.total())})" for i in ordered[:8]]
+    told = [f"{i} ({found[i]} pixels, {share_text(found[i] / found.total())})" for i in ordered[:8]]
     return ", ".join(told) + (f" and {len(ordered) - 8} more" if len(ordered) > 8 else "")

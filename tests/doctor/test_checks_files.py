@@ -49,13 +49,13 @@ def test_sizes_that_differ(row, quarters, space):
     image = np.random.default_rng(0).integers(0, 256, (41, 60, 3), dtype=np.uint8)
     for look in (examine, quick_checks):
         found = finding(look({"train": [row(quarters(), "x", image)]}, space), "size-mismatch")
-        assert found.level == "error" and "x.png 60×41, its mask 60×40" in found.seen
+        assert found.level == "error" and "x.png 60×41, its mask x_mask.png 60×40" in found.seen
 
 
 def test_a_photograph_turned_by_its_tag_over_an_unturned_mask(row, quarters, space, encode):
     for look in (examine, quick_checks):
         report = look({"train": [row(quarters(), "x", with_tag(encode, 6))]}, space)
-        assert "x.png 40×60, its mask 60×40" in finding(report, "orientation-mismatch").seen
+        assert "x.png 40×60, its mask x_mask.png 60×40" in finding(report, "orientation-mismatch").seen
     upright = row(np.ascontiguousarray(quarters().T), "x", with_tag(encode, 6))
     assert "orientation-mismatch" not in examine({"train": [upright]}, space).codes
 

@@ -36,11 +36,11 @@ def test_clean_masks_of_every_encoding_give_no_error_and_no_warning(splits, quar
             assert report.codes <= {"label-zero"}, report.text()
 
 
-def test_undeclared_ids_are_named_with_their_share_and_a_file(splits, quarters, space):
+def test_undeclared_ids_are_named_with_counts_shares_and_a_file(splits, quarters, space):
     report = examine(splits(quarters((0, 1, 2, 9))), space)
     found = finding(report, "unknown-ids")
     assert found.level == "error"
-    assert "9 (25.0 %) in 6 of 6 masks" in found.seen and "train0_mask.png" in found.seen
+    assert "9 (3600 pixels, 25.0 %) in 6 of 6 masks" in found.seen and "train0_mask.png" in found.seen
     assert "never found: 3, 255" in found.seen and "classes: {9: …}" in found.cure
 
 
@@ -52,7 +52,7 @@ def test_zero_and_255_are_binary_masks_even_where_255_would_silently_be_void(spl
     assert (
         found.level == "error"
         and "encoding: binary" in found.cure
-        and "255 (25.0 %), such as train0_mask.png" in found.seen
+        and "255 (3600 pixels, 25.0 %), such as train0_mask.png" in found.seen
     )
     assert "unknown-ids" not in report.codes and ("is void in the recipe" in found.seen) == bool(ignore)
 
@@ -74,7 +74,10 @@ def test_zero_and_one_under_binary(splits, quarters):
 
 def test_other_values_under_binary(splits, quarters):
     labels = LabelSpace({0: "background", 1: "vessel"}, encoding="binary")
-    assert "128 (25.0 %)" in finding(examine(splits(quarters((0, 128, 255, 255))), labels), "unknown-ids").seen
+    assert (
+        "128 (3600 pixels, 25.0 %)"
+        in finding(examine(splits(quarters((0, 128, 255, 255))), labels), "unknown-ids").seen
+    )
 
 
 def test_ids_one_too_high(splits, quarters, space):
