@@ -7,7 +7,7 @@ from .errors import DataError
 from .masks import read_image, read_label_map, read_mask
 from .sources import load_folder, load_synthetic_retina
 from .synthetic import draw_fundus
-from .targets import class_masks, classes_present, masks_from_label_map, prepare_targets
+from .targets import class_masks, classes_present, prepare_targets
 
 __all__ = [
     "DataError",
@@ -22,7 +22,6 @@ __all__ = [
     "expand_batch",
     "load_folder",
     "load_synthetic_retina",
-    "masks_from_label_map",
     "prepare_targets",
     "read_image",
     "read_label_map",

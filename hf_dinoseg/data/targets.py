@@ -144,27 +144,22 @@ def classes_present(label_map: torch.Tensor, ignore_index: int) -> torch.Tensor:
 
 
 def class_masks(label_map: torch.Tensor, class_labels: torch.Tensor) -> torch.Tensor:
-    """The mask of each class: (H, W) train ids and (N,) classes to (N, H, W) bool. Masks are made nowhere else."""
-    return label_map[None] == class_labels[:, None, None].to(label_map.dtype)
-
-
-def masks_from_label_map(label_map: torch.Tensor, ignore_index: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """One mask for each class present.
+    """One mask for each class. Masks are made nowhere else.
 
     Args:
         label_map: (H, W) train ids of any integer type, on any device.
-        ignore_index: the train id of void, which becomes no mask.
+        class_labels: (N,) int64 from `classes_present`, on the same device; void is not among them.
 
     Returns:
-        `mask_labels` (N, H, W) bool and `class_labels` (N,) int64 in ascending order. N is 0 where all is void.
+        `mask_labels` (N, H, W) bool.
 
     Example:
-        >>> masks, classes = masks_from_label_map(torch.tensor([[0, 2], [2, 255]]), ignore_index=255)
+        >>> label_map = torch.tensor([[0, 2], [2, 255]])
+        >>> classes = classes_present(label_map, ignore_index=255)
         >>> classes
         tensor([0, 2])
-        >>> masks.int()[1]
+        >>> class_masks(label_map, classes).int()[1]
         tensor([[0, 1],
                 [1, 0]], dtype=torch.int32)
     """
-    classes = classes_present(label_map, ignore_index)
-    return class_masks(label_map, classes), classes
+    return label_map[None] == class_labels[:, None, None].to(label_map.dtype)

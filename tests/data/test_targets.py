@@ -19,7 +19,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from hf_dinoseg.data import DataError, load_folder, masks_from_label_map, prepare_targets, read_label_map, targets
+from hf_dinoseg.data import (
+    DataError,
+    class_masks,
+    classes_present,
+    load_folder,
+    prepare_targets,
+    read_label_map,
+    targets,
+)
 from hf_dinoseg.data.sources import FEATURES
 from hf_dinoseg.labels import LabelError, LabelSpace
 
@@ -203,7 +211,13 @@ def test_a_jpeg_mask_with_unknown_ids_is_told_why(tmp_path: Path) -> None:
         prepare_targets(rows, SPACE)
 
 
-# ------------------------------------------------------------------ masks_from_label_map
+# ------------------------------------------------------------------ masks of classes
+
+
+def masks_and_classes(label_map: torch.Tensor, ignore_index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    classes = classes_present(label_map, ignore_index)
+    return class_masks(label_map, classes), classes
+
 
 label_maps = hnp.arrays(
     np.int64, hnp.array_shapes(min_dims=2, max_dims=2, max_side=5), elements=st.sampled_from([0, 1, 2, 7, 254, 255])
@@ -212,8 +226,8 @@ label_maps = hnp.arrays(
 
 @settings(max_examples=60, deadline=None)
 @given(label_maps, st.sampled_from([torch.uint8, torch.int32, torch.int64]))
-def test_masks_from_label_map_pixel_by_pixel(label_map: np.ndarray, dtype: torch.dtype) -> None:
-    masks, classes = masks_from_label_map(torch.from_numpy(label_map).to(dtype), ignore_index=255)
+def test_masks_of_classes_pixel_by_pixel(label_map: np.ndarray, dtype: torch.dtype) -> None:
+    masks, classes = masks_and_classes(torch.from_numpy(label_map).to(dtype), ignore_index=255)
     assert masks.dtype == torch.bool and classes.dtype == torch.int64
     assert classes.tolist() == sorted({int(v) for v in label_map.flat} - {255})
     assert masks.shape == (len(classes), *label_map.shape)
@@ -221,20 +235,20 @@ def test_masks_from_label_map_pixel_by_pixel(label_map: np.ndarray, dtype: torch
         assert mask == [[value == label for value in row] for row in label_map.tolist()]
 
 
-def test_masks_from_label_map_agrees_with_transformers() -> None:
+def test_masks_of_classes_agrees_with_transformers() -> None:
     from transformers.models.mask2former import image_processing_pil_mask2former as peer
 
     label_map = np.random.default_rng(0).choice([0, 3, 5, 255], size=(20, 30)).astype(np.uint8)
-    masks, classes = masks_from_label_map(torch.from_numpy(label_map), 255)
+    masks, classes = masks_and_classes(torch.from_numpy(label_map), 255)
     peer_masks, peer_classes = peer.convert_segmentation_map_to_binary_masks(label_map, ignore_index=255)
     assert classes.tolist() == peer_classes.tolist()
     assert (masks.numpy() == peer_masks.astype(bool)).all()
 
 
 def test_void_only_and_wide_maps() -> None:
-    masks, classes = masks_from_label_map(torch.full((4, 3), 255, dtype=torch.uint8), 255)
+    masks, classes = masks_and_classes(torch.full((4, 3), 255, dtype=torch.uint8), 255)
     assert masks.shape == (0, 4, 3) and masks.dtype == torch.bool and classes.shape == (0,)
-    masks, classes = masks_from_label_map(torch.tensor([[255, 299, 65535]], dtype=torch.int32), 65535)
+    masks, classes = masks_and_classes(torch.tensor([[255, 299, 65535]], dtype=torch.int32), 65535)
     assert classes.tolist() == [255, 299] and masks.int().tolist() == [[[1, 0, 0]], [[0, 1, 0]]]
 
 
