@@ -9,8 +9,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in parallel instead
 os.environ["ACCELERATE_USE_CPU"] = "1"
 
-from collections.abc import Callable  # noqa: E402
+import shutil  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
 
@@ -61,3 +63,27 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, write_tiny_recipe: Callab
     folder = tmp_path_factory.mktemp("tiny")
     train(load_recipe(write_tiny_recipe(folder)))
     return folder / "run"
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    """Headless Chromium (a selenium driver), 1280 × 900, that keeps what pages write to the console.
+
+    `browser.get_log("browser")` gives the console's entries since it was last asked.
+    """
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("needs a browser: Debian's packages chromium and chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    quiet = ["background-networking", "component-update", "sync", "gpu", "quic", "dev-shm-usage"]
+    for flag in ["headless", "no-sandbox", "no-first-run", *(f"disable-{name}" for name in quiet)]:
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path / 'browser'}")
+    options.add_argument("--window-size=1280,900")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    session = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield session
+    session.quit()
