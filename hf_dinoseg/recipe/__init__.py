@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .faults import RecipeError
 from .loader import Recipe, load_recipe
-from .schema import Data, Evaluation, FolderData, Hub, Model, SyntheticRetinaData
+from .schema import Evaluation, Hub, Model
+from .schema_data import Data, FolderData, SyntheticRetinaData
 from .yaml_rules import write_yaml
 
 __all__ = [

@@ -23,7 +23,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ..labels import LabelSpace
 from .faults import RecipeError, SectionError, list_faults, nearest, show
-from .schema import Data, Evaluation, FolderData, Hub, Loss, Model, SyntheticRetinaData
+from .schema import Evaluation, Hub, Loss, Model
+from .schema_data import Data, FolderData, SyntheticRetinaData
 from .training import check_training, training_fields
 from .yaml_rules import apply_overrides, read_yaml, write_yaml
 

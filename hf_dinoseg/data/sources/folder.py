@@ -1,27 +1,19 @@
-"""Where pictures and masks come from. Every source gives the same three columns: `id`, `image`, `mask`.
-
-`image` and `mask` stay files (paths or encoded bytes); `masks.py` opens them. A new layout of files starts here.
-"""
+"""Pictures and masks in folders, paired by their names."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import datasets
-from datasets import Dataset, DatasetDict, Features, Value
+from datasets import DatasetDict
 from PIL import Image
 
-from .errors import DataError
-from .synthetic import draw_fundus, encode_pair
+from ..errors import DataError
+from .rows import file_rows, some
 
 logger = logging.getLogger(__name__)
-
-_FILE = datasets.Image(decode=False)
-FEATURES = Features({"id": Value("string"), "image": _FILE, "mask": _FILE})
 
 _SPLIT = "{split}"
 
@@ -66,7 +58,7 @@ def load_folder(root: str | os.PathLike[str], image: str, mask: str, train: str,
             folders = base / image.replace(_SPLIT, name), base / mask.replace(_SPLIT, name)
             _check_pairs(images, masks, f"data.{split} ({name})", *folders)
             stems[split] = sorted(images)
-            splits[split] = _rows(stems[split], images, masks)
+            splits[split] = file_rows(stems[split], [images[s] for s in stems[split]], [masks[s] for s in stems[split]])
     else:
         images, masks = _files_by_stem(base, "image", image), _files_by_stem(base, "mask", mask)
         for split, name in by_split.items():
@@ -74,56 +66,10 @@ def load_folder(root: str | os.PathLike[str], image: str, mask: str, train: str,
             where = f"data.{split} ({name})"
             _check_listed(stems[split], images, where, f"image in {base / image}")
             _check_listed(stems[split], masks, where, f"mask in {base / mask}", _suffix_hint(images, masks))
-            splits[split] = _rows(stems[split], images, masks)
+            splits[split] = file_rows(stems[split], [images[s] for s in stems[split]], [masks[s] for s in stems[split]])
         if both := sorted(set(stems["train"]) & set(stems["validation"])):
-            logger.warning("%d images are in training and in validation: %s", len(both), _some(both))
+            logger.warning("%d images are in training and in validation: %s", len(both), some(both))
     return DatasetDict(splits)
-
-
-def load_synthetic_retina(
-    num_train: int = 160, num_validation: int = 32, size: int = 256, seed: int = 0
-) -> DatasetDict:
-    """Fundus-like pictures drawn by `synthetic.py`, stored as encoded files (JPEG pictures, PNG masks).
-
-    A split's i-th picture depends on `seed`, `size` and i alone, and no picture is in both splits.
-
-    Args:
-        num_train: pictures to train on.
-        num_validation: pictures to validate on.
-        size: side of the square pictures, pixels.
-        seed: 0 or more; another seed draws other eyes.
-
-    Returns:
-        As `load_folder`; ids 0 background, 1 artery, 2 vein, 3 disc.
-    """
-    splits = {}
-    for offset, (split, count) in enumerate((("train", num_train), ("validation", num_validation))):
-        if count < 1:
-            raise DataError(f"data: synthetic-retina is to draw {count} pictures for {split}; it draws 1 or more.")
-        rows: list[dict[str, Any]] = []
-        for i in range(count):
-            picture, mask = encode_pair(*draw_fundus(2 * i + offset, seed, size))
-            name = f"{split}_{i:05d}"
-            rows.append(
-                {
-                    "id": name,
-                    "image": {"path": f"{name}.jpg", "bytes": picture},
-                    "mask": {"path": f"{name}.png", "bytes": mask},
-                }
-            )
-        splits[split] = Dataset.from_list(rows, features=FEATURES)
-    return DatasetDict(splits)
-
-
-def _rows(stems: Sequence[str], images: dict[str, str], masks: dict[str, str]) -> Dataset:
-    return Dataset.from_dict(
-        {
-            "id": list(stems),
-            "image": [{"path": images[stem], "bytes": None} for stem in stems],
-            "mask": [{"path": masks[stem], "bytes": None} for stem in stems],
-        },
-        features=FEATURES,
-    )
 
 
 def _picture_endings() -> set[str]:
@@ -136,7 +82,7 @@ def _files_by_stem(base: Path, field: str, folder_name: str) -> dict[str, str]:
     folder = base / folder_name
     if not folder.is_dir():
         beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
-        found = f" {folder.parent} holds the folders {_some(beside)}." if beside else ""
+        found = f" {folder.parent} holds the folders {some(beside)}." if beside else ""
         raise DataError(
             f"data.{field}: there is no folder {folder}.{found} Check data.root, data.{field} and the splits."
         )
@@ -160,7 +106,7 @@ def _files_by_stem(base: Path, field: str, folder_name: str) -> dict[str, str]:
                 )
             files[stem] = str(path)
     if not files:
-        seen = f" It holds files of other types: {_some(sorted(others))}." if others else " It is empty."
+        seen = f" It holds files of other types: {some(sorted(others))}." if others else " It is empty."
         raise DataError(f"data.{field}: no image files in {folder}.{seen}")
     return files
 
@@ -186,7 +132,7 @@ def _read_split_file(base: Path, split: str, name: str) -> list[str]:
     if not stems:
         raise DataError(f"data.{split}: {path} lists no stems.")
     if twice := sorted({stem for stem in stems if stems.count(stem) > 1} if len(set(stems)) < len(stems) else ()):
-        raise DataError(f"data.{split}: {path} lists more than once: {_some(twice)}.")
+        raise DataError(f"data.{split}: {path} lists more than once: {some(twice)}.")
     return sorted(stems)
 
 
@@ -197,18 +143,18 @@ def _check_pairs(
     if alone := sorted(set(images) - set(masks)):
         raise DataError(
             f"{where}: {len(alone)} of {len(images)} images have no mask of the same stem in {mask_folder}: "
-            f"{_some(alone)}.{cure}"
+            f"{some(alone)}.{cure}"
         )
     if alone := sorted(set(masks) - set(images)):
         raise DataError(
             f"{where}: {len(alone)} of {len(masks)} masks have no image of the same stem in {image_folder}: "
-            f"{_some(alone)}.{cure}"
+            f"{some(alone)}.{cure}"
         )
 
 
 def _check_listed(stems: Sequence[str], files: dict[str, str], where: str, what: str, hint: str = "") -> None:
     if missing := [stem for stem in stems if stem not in files]:
-        raise DataError(f"{where}: {len(missing)} of {len(stems)} listed stems have no {what}: {_some(missing)}.{hint}")
+        raise DataError(f"{where}: {len(missing)} of {len(stems)} listed stems have no {what}: {some(missing)}.{hint}")
 
 
 def _suffix_hint(images: dict[str, str], masks: dict[str, str]) -> str:
@@ -219,8 +165,3 @@ def _suffix_hint(images: dict[str, str], masks: dict[str, str]) -> str:
         if first[:cut] in images and all(s.endswith(suffix) and s.removesuffix(suffix) in images for s in masks):
             return f" Every mask's stem is an image's stem plus {suffix!r}: rename the masks without it."
     return ""
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
