@@ -20,6 +20,7 @@ from .data import (
     EvalDataset,
     SegmentationDataset,
     TrainTransform,
+    class_counts,
     load_folder,
     load_synthetic_retina,
     prepare_targets,
@@ -28,16 +29,26 @@ from .doctor import quick_checks
 from .hub.card import model_card
 from .hub.converters import init_head_from
 from .labels import LabelSpace
-from .losses import MaskClassificationLoss, PixelLoss
+from .losses import MaskClassificationLoss, PixelLoss, balanced_class_weights
 from .metrics import without_nan
 from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor
 from .recipe import FolderData, Recipe, load_recipe
-from .training import DinoSegTrainer, MaskAnnealing, RunError
+from .training import DinoSegTrainer, MaskAnnealing, RunError, apply_tuning
 from .training.run_folder import RECIPE_FILE, claim, inspect
 
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.json"
+# fields of `model` that say how it learns, and not what it is
+_LEARNING = (
+    "tune",
+    "tune_blocks",
+    "layer_decay",
+    "lora_rank",
+    "backbone_learning_rate_multiplier",
+    "backbone_warmup_steps",
+    "ema_decay",
+)
 
 
 # ---------------------------------------------------------------------- objects
@@ -68,18 +79,20 @@ def build_processor(recipe: Recipe) -> DinoSegImageProcessor:
 
 def build_model(recipe: Recipe) -> DinoSegForSemanticSegmentation:
     """Backbone with its pretrained weights (or random ones, from a config) and a new head, or one taken over."""
-    elsewhere = {"backbone", "num_labels", "backbone_learning_rate_multiplier", "init_head_from"}
-    fields = recipe.model.model_dump(exclude=elsewhere)
+    fields = recipe.model.model_dump(exclude={"backbone", "num_labels", "init_head_from", *_LEARNING})
     model = DinoSegForSemanticSegmentation.from_backbone(
         recipe.model.backbone,
         label_space=recipe.labels.to_dict(),
         id2label=recipe.labels.id2label,
         label2id=recipe.labels.label2id,
         inference=build_inference(recipe),
+        freeze_backbone=recipe.model.tune == "head",
         **fields,
     )
     if recipe.model.init_head_from:
         init_head_from(model, recipe.model.init_head_from)
+    tune = recipe.model
+    apply_tuning(model, tune.tune, last_blocks=tune.tune_blocks, lora_rank=tune.lora_rank)
     return model
 
 
@@ -94,11 +107,33 @@ def build_inference(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def build_criterion(recipe: Recipe) -> MaskClassificationLoss | PixelLoss:
-    """The loss that fits the head."""
-    if recipe.model.head == "linear":
-        return PixelLoss(recipe.labels.num_labels, ignore_index=recipe.labels.ignore_index)
-    return MaskClassificationLoss(recipe.labels.num_labels, **recipe.loss.model_dump())
+def build_criterion(recipe: Recipe, train: Dataset | None = None) -> MaskClassificationLoss | PixelLoss:
+    """The loss that fits the head.
+
+    Args:
+        train: the prepared training split, where classes are counted for `class_weights: auto`.
+    """
+    labels, loss = recipe.labels, recipe.loss
+    pixels = recipe.model.head == "linear"
+    weights = None
+    if loss.class_weights == "auto":
+        if train is None or "pixel_counts" not in train.column_names:
+            raise RunError(
+                "loss.class_weights: auto counts classes in prepared training data, which there is none of here; write "
+                "a weight for each class that needs one: {3: 2.5}."
+            )
+        counts = class_counts(train, labels.num_labels, "pixels" if pixels else "masks")
+        weights = balanced_class_weights(counts)
+    elif loss.class_weights is not None:
+        weights = torch.ones(labels.num_labels)
+        for original, weight in loss.class_weights.items():
+            weights[list(labels.original_ids).index(original)] = weight
+    if pixels:
+        return PixelLoss(
+            labels.num_labels, labels.ignore_index, loss.pixel_ce_weight, loss.pixel_dice_weight, class_weights=weights
+        )
+    settings = loss.model_dump(exclude={"class_weights", "pixel_ce_weight", "pixel_dice_weight"})
+    return MaskClassificationLoss(labels.num_labels, **settings, class_weights=weights)
 
 
 def build_train_dataset(recipe: Recipe, split: Dataset) -> SegmentationDataset:
@@ -162,7 +197,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
     trainer = DinoSegTrainer(
         model,
         args,
-        criterion=build_criterion(recipe),
+        criterion=build_criterion(recipe, data["train"]),
         label_space=recipe.labels,
         inference=build_inference(recipe),
         processing_class=processor,
@@ -170,6 +205,9 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
         eval_dataset=EvalDataset(evenly(data["validation"], recipe.evaluation.max_samples), processor),
         panels=recipe.evaluation.panels,
         backbone_learning_rate_multiplier=recipe.model.backbone_learning_rate_multiplier,
+        layer_decay=recipe.model.layer_decay if recipe.model.tune == "llrd" else 1.0,
+        backbone_warmup_steps=recipe.model.backbone_warmup_steps,
+        ema_decay=recipe.model.ema_decay,
         callbacks=[MaskAnnealing()] if recipe.model.head == "eomt" else None,
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

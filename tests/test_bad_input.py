@@ -73,7 +73,7 @@ def _another_run(home: Path) -> None:
 CASES: dict[str, tuple[Callable[[Path], None], list[str], int, list[str]]] = {
     "unknown key": (_break_nothing, ["training.learnin_rate=1"], 2, ["training.learnin_rate", "learning_rate"]),
     "wrong type": (_break_nothing, ["data.crop_size=large"], 2, ["data.crop_size", "large", "whole number"]),
-    "word for a truth value": (_break_nothing, ["model.freeze_backbone=no"], 2, ["true or false", "`false`"]),
+    "word for a truth value": (_break_nothing, ["data.photometric=no"], 2, ["true or false", "`false`"]),
     "contradicting num_labels": (_break_nothing, ["model.num_labels=5"], 2, ["model.num_labels", "5", "4 classes"]),
     "missing folder": (_break_nothing, ["data.root=nowhere"], 1, ["nowhere"]),
     "image without mask": (_drop_mask, [], 1, ["b", "mask"]),

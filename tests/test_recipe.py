@@ -56,7 +56,7 @@ def test_the_shortest_recipe_gets_every_default(minimal: Path) -> None:
     assert (recipe.data.image, recipe.data.scale, recipe.data.max_class_share) == ("images/{split}", (0.5, 2.0), 0.75)
     model = recipe.model
     assert model.backbone == "facebook/dinov3-vits16-pretrain-lvd1689m"
-    assert (model.head, model.freeze_backbone, model.backbone_learning_rate_multiplier) == ("mask2former", True, 0.1)
+    assert (model.head, model.tune, model.backbone_learning_rate_multiplier) == ("mask2former", "head", 0.1)
     assert (model.num_queries, model.hidden_dim, model.head_attention_heads) == (100, 256, 8)
     assert (model.pixel_decoder_layers, model.pixel_decoder_ffn_dim) == (6, 1024)
     assert (model.decoder_layers, model.decoder_ffn_dim, model.drop_path_rate) == (9, 2048, 0.3)
@@ -119,9 +119,9 @@ def test_every_default_of_training_arguments_is_accepted(minimal: Path) -> None:
 def test_a_backbone_from_scratch_learns_as_fast_as_the_head_unless_told_otherwise(minimal: Path) -> None:
     scratch = "model.backbone={model_type: dinov3_vit, hidden_size: 64}"
     model = load_recipe(minimal, [scratch]).model
-    assert (model.freeze_backbone, model.backbone_learning_rate_multiplier) == (False, 1.0)
+    assert (model.tune, model.backbone_learning_rate_multiplier) == ("full", 1.0)
     told = load_recipe(minimal, [scratch, "model.freeze_backbone=true"]).model
-    assert (told.freeze_backbone, told.backbone_learning_rate_multiplier) == (True, 1.0)
+    assert (told.tune, told.backbone_learning_rate_multiplier) == ("head", 1.0)
 
 
 def test_evaluation_windows_follow_the_crop(minimal: Path) -> None:

@@ -7,13 +7,14 @@ from .errors import DataError
 from .masks import read_image, read_label_map, read_mask
 from .sources import load_folder, load_synthetic_retina
 from .synthetic import draw_fundus
-from .targets import class_masks, classes_present, prepare_targets
+from .targets import class_counts, class_masks, classes_present, prepare_targets
 
 __all__ = [
     "DataError",
     "EvalDataset",
     "SegmentationDataset",
     "TrainTransform",
+    "class_counts",
     "class_masks",
     "classes_present",
     "collate",

@@ -10,7 +10,7 @@ import json
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 import numpy as np
@@ -119,6 +119,14 @@ def _row_targets(image: dict[str, Any], mask: dict[str, Any], label_space: str) 
         "height": label_map.shape[0],
         "width": label_map.shape[1],
     }
+
+
+def class_counts(prepared: Dataset, num_labels: int, of: Literal["pixels", "masks"]) -> np.ndarray:
+    """How often each class occurs in prepared rows: (num_labels,) int64, pixels or images that hold it."""
+    counts = np.zeros(num_labels, np.int64)
+    for row in prepared.select_columns(["class_labels", "pixel_counts"]):
+        counts[row["class_labels"]] += row["pixel_counts"] if of == "pixels" else 1
+    return counts
 
 
 def _check_sizes(image: dict[str, Any], mask: dict[str, Any], mask_size: tuple[int, int]) -> None:

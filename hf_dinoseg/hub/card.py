@@ -240,11 +240,20 @@ def _inference_text(evaluation: Mapping[str, Any]) -> str:
     return f"windows of {evaluation['window']} pixels, {evaluation['stride']} apart"
 
 
+_TUNED = {
+    "head": "frozen",
+    "last_k": "trained in its last {tune_blocks} blocks",
+    "llrd": "trained along, at rates that fall by {layer_decay} from block to block",
+    "lora": "trained by low-rank updates (rank {lora_rank}), which are merged into its weights",
+    "full": "trained along",
+}
+
+
 def _training_text(recipe: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     training, model = recipe["training"], recipe["model"]
     steps = training.get("max_steps") or -1
     length = f"{steps} steps" if steps > 0 else f"{training.get('num_train_epochs', 3)} epochs"
-    tuned = "frozen" if model["freeze_backbone"] else "trained along"
+    tuned = _TUNED[model["tune"]].format(**model)
     images = f" on {metrics['train_images']} images" if metrics.get("train_images") else ""
     time = f" It took {metrics['seconds'] / 60:.0f} minutes in all." if _is_figure(metrics.get("seconds")) else ""
     return (

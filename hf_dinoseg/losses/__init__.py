@@ -7,8 +7,9 @@ steps and processes (see `MaskClassificationLoss`).
 
 from __future__ import annotations
 
+from .class_weights import balanced_class_weights
 from .mask_classification import MaskClassificationLoss
 from .matcher import Assignment, Matcher
 from .pixel import PixelLoss
 
-__all__ = ["Assignment", "MaskClassificationLoss", "Matcher", "PixelLoss"]
+__all__ = ["Assignment", "MaskClassificationLoss", "Matcher", "PixelLoss", "balanced_class_weights"]

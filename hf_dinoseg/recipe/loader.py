@@ -174,6 +174,11 @@ def _contradictions(done: Mapping[str, Any]) -> list[str]:
             f"model.num_labels: {model.num_labels} contradicts `labels`, which makes {labels.num_labels} classes"
             f"{because}. Take model.num_labels out, or correct labels.classes."
         )
+    weights = done["loss"].class_weights if "loss" in done else None
+    if labels and isinstance(weights, dict) and (unknown := sorted(set(weights) - set(labels.original_ids))):
+        faults.append(
+            f"loss.class_weights: {unknown} are no classes that learn; the ids are {list(labels.original_ids)}."
+        )
     if hub and training:
         for mine, theirs in (("repo_id", "hub_model_id"), ("private", "hub_private_repo")):
             one, other = getattr(hub, mine), training.get(theirs)

@@ -7,7 +7,7 @@ true or false. Descriptions stand in error messages and in the documentation.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -27,9 +27,24 @@ class Model(Section):
     adapter: Literal["vit_adapter", "pyramid"] = Field(
         "vit_adapter", description="gives mask2former on a plain ViT its finer scales; pyramid is cheaper"
     )
-    freeze_backbone: bool = Field(True, description="only adapter and head learn; false for a backbone from scratch")
+    tune: Literal["head", "last_k", "llrd", "lora", "full"] = Field(
+        "head",
+        description="what of the backbone learns: nothing, its last blocks, all at rates that fall from block to "
+        "block, low-rank updates, all; full for one from scratch",
+    )
+    tune_blocks: PositiveInt = Field(4, description="last_k: so many blocks")
+    layer_decay: float = Field(0.8, gt=0, le=1, description="llrd: a block's learning rate over that of the next")
+    lora_rank: PositiveInt = Field(16, description="lora: rank of the updates; they are merged where a model is saved")
     backbone_learning_rate_multiplier: float = Field(
-        0.1, gt=0, description="the backbone's learning rate over training.learning_rate; 1 for one from scratch"
+        0.1,
+        gt=0,
+        description="the backbone's learning rate over training.learning_rate; 1 for llrd, lora and one from scratch",
+    )
+    backbone_warmup_steps: PositiveInt | None = Field(
+        None, description="the backbone rests while the head warms up, then warms up for so many steps; null: together"
+    )
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="a running average of the weights is evaluated and saved, e.g. 0.999; null: none"
     )
     num_labels: PositiveInt | None = Field(None, description="only checked: the number follows from labels")
     num_queries: PositiveInt = Field(100, description="object queries of the head")
@@ -49,10 +64,26 @@ class Model(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_scratch(cls, values: Any) -> Any:
-        """A backbone with random weights learns, and as fast as the head, unless the recipe says otherwise."""
-        if isinstance(values, dict) and isinstance(values.get("backbone"), dict):
-            return {"freeze_backbone": False, "backbone_learning_rate_multiplier": 1.0, **values}
+    def _what_learns(cls, values: Any) -> Any:
+        """A backbone with random weights learns, and as fast as the head, unless the recipe says otherwise.
+
+        `freeze_backbone` is the short way to say `tune: head` (true) or `tune: full` (false).
+        """
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        if "freeze_backbone" in values:
+            frozen = values.pop("freeze_backbone")
+            if not isinstance(frozen, bool):
+                raise ValueError(f"freeze_backbone {show(frozen)} is not accepted; write `true` or `false`, or tune.")
+            said = values.setdefault("tune", "head" if frozen else "full")
+            if frozen != (said == "head"):
+                raise ValueError(f"freeze_backbone {show(frozen)} contradicts tune {said!r}; keep tune.")
+        scratch = isinstance(values.get("backbone"), dict)
+        if scratch:
+            values.setdefault("tune", "full")
+        if scratch or values.get("tune") in ("llrd", "lora"):
+            values.setdefault("backbone_learning_rate_multiplier", 1.0)
         return values
 
     @field_validator("backbone")
@@ -76,6 +107,8 @@ class Model(Section):
             )
         elif self.head == "mask2former" and self.hidden_dim % 32:
             faults.append(f"model.hidden_dim: {self.hidden_dim} is no multiple of 32, as the head's group norm needs.")
+        if self.backbone_warmup_steps and self.tune == "head":
+            faults.append("model.backbone_warmup_steps: nothing of the backbone learns with tune: head; take it out.")
         if self.init_head_from and self.head != "mask2former":
             faults.append(
                 f"model.init_head_from: {show(self.init_head_from)} starts a mask2former head, and model.head is "
@@ -89,7 +122,15 @@ class Model(Section):
 
 
 class Loss(Section):
-    """Mask classification, as Mask2Former publishes it (arXiv:2112.01527). The linear head has no settings here."""
+    """Mask classification, as Mask2Former publishes it (arXiv:2112.01527); for the linear head a loss over pixels."""
+
+    class_weights: Literal["auto"] | dict[int, Annotated[float, Field(ge=0)]] | None = Field(
+        None,
+        description="weights of the classes by original id, the others 1; auto: from how often they occur, rare ones "
+        "more; null: all 1",
+    )
+    pixel_ce_weight: float = Field(1.0, ge=0, description="linear head: weight of the cross-entropy over pixels")
+    pixel_dice_weight: float = Field(0.0, ge=0, description="linear head: weight of the Dice term; both can be on")
 
     num_points: PositiveInt = Field(12544, description="points per mask; more than a crop's mask has pixels is waste")
     oversample_ratio: float = Field(3.0, ge=1, description="candidates per point where uncertain points are chosen")
@@ -101,6 +142,12 @@ class Loss(Section):
     void_query_threshold: float = Field(
         0.5, ge=0, le=1, description="a query with more than this share of its mask in void is taught nothing"
     )
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Loss:
+        if not self.pixel_ce_weight + self.pixel_dice_weight:
+            raise ValueError("pixel_ce_weight and pixel_dice_weight are both 0; one must be above.")
+        return self
 
 
 class Evaluation(Section):

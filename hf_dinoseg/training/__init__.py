@@ -6,5 +6,14 @@ from .evaluation import StreamedMetrics
 from .optim import parameter_groups
 from .panel_writer import PanelWriter
 from .trainer import DinoSegTrainer
+from .tuning import apply_tuning
 
-__all__ = ["DinoSegTrainer", "MaskAnnealing", "PanelWriter", "RunError", "StreamedMetrics", "parameter_groups"]
+__all__ = [
+    "DinoSegTrainer",
+    "MaskAnnealing",
+    "PanelWriter",
+    "RunError",
+    "StreamedMetrics",
+    "apply_tuning",
+    "parameter_groups",
+]

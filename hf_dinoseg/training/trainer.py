@@ -23,9 +23,13 @@ from .callbacks import EpochCallback
 from .errors import RunError
 from .evaluation import StreamedMetrics
 from .optim import parameter_groups
+from .own_weights import AverageCallback, OwnWeights
 from .panel_writer import PanelWriter
+from .schedule import two_stage_schedule
 
 logger = logging.getLogger(__name__)
+
+MAX_BROKEN_BATCHES = 10  # one after another, until a run stops: now and then one is overcome, in fp16 above all
 
 
 class DinoSegTrainer(Trainer):
@@ -47,6 +51,10 @@ class DinoSegTrainer(Trainer):
         inference: `{"mode": "whole" | "slide", "window": int, "stride": int}`, how evaluation predicts.
         panels: how many pictures each evaluation draws into `output_dir/panels/step-<step>/`.
         backbone_learning_rate_multiplier: the backbone's learning rate as a share of the head's.
+        layer_decay: by which it falls from block to block; see `optim.parameter_groups`.
+        backbone_warmup_steps: when given, the backbone rests while the head warms up, and then warms up over so many
+            steps; see `schedule.two_stage_schedule`.
+        ema_decay: of a running average of the weights, evaluated and saved in their stead; None keeps none.
     """
 
     # `criterion` divides by counts summed over the accumulated batch, so the Trainer must not divide again.
@@ -65,6 +73,9 @@ class DinoSegTrainer(Trainer):
         eval_dataset: EvalDataset | None = None,
         panels: int = 0,
         backbone_learning_rate_multiplier: float = 0.1,
+        layer_decay: float = 1.0,
+        backbone_warmup_steps: int | None = None,
+        ema_decay: float | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         if not args.batch_eval_metrics or args.remove_unused_columns:
@@ -84,6 +95,15 @@ class DinoSegTrainer(Trainer):
         self.label_space = label_space
         self.inference = inference
         self.backbone_learning_rate_multiplier = backbone_learning_rate_multiplier
+        self.layer_decay = layer_decay
+        self.backbone_warmup_steps = backbone_warmup_steps
+        self.own_weights = OwnWeights(model, ema_decay)
+        if self.own_weights.differ and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise RunError(
+                "model.ema_decay and model.tune: lora work on one process or with DDP, not with FSDP or DeepSpeed, "
+                "which spread the weights over processes."
+            )
+        self.add_callback(AverageCallback(self.own_weights))
         self.image_mean: Sequence[float] = processing_class.image_mean
         self.image_std: Sequence[float] = processing_class.image_std
         self.num_queries: int = model.config.num_queries
@@ -91,6 +111,7 @@ class DinoSegTrainer(Trainer):
         self._panel_writer: PanelWriter | None = None  # of the evaluation that is running
         self._terms: dict[str, torch.Tensor | float] = {}  # sums of the loss terms since the last log
         self._micro_steps = 0  # and over how many batches
+        self._broken_in_a_row = 0  # batches with matching costs that are NaN or infinite
 
     # ------------------------------------------------------------------ data
 
@@ -131,7 +152,8 @@ class DinoSegTrainer(Trainer):
         """The criterion's loss; its terms are summed for the log.
 
         Raises:
-            RunError: if the loss is not finite; the message names the images of the batch.
+            RunError: if the loss is not finite, or matching costs were not in many batches on end; the message names
+                the images of the batch.
         """
         if self.criterion is None:
             raise RunError("This trainer was made without a criterion, so it evaluates only.")
@@ -149,7 +171,8 @@ class DinoSegTrainer(Trainer):
             self._terms[name] = self._terms.get(name, 0.0) + (term.detach() if torch.is_tensor(term) else term)
         self._micro_steps += 1
         loss: torch.Tensor = terms["loss"]
-        if not torch.isfinite(loss):
+        self._broken_in_a_row = self._broken_in_a_row + 1 if terms.get("nonfinite_costs") else 0
+        if not torch.isfinite(loss) or self._broken_in_a_row >= MAX_BROKEN_BATCHES:
             raise RunError(self._diverged(loss, inputs))
         return (loss, outputs) if return_outputs else loss
 
@@ -157,8 +180,11 @@ class DinoSegTrainer(Trainer):
         names = "of this batch"
         if isinstance(self.train_dataset, SegmentationDataset):
             names = ", ".join(self.train_dataset.ids[i] for i in inputs["index"].tolist())
+        what = f"The loss is {loss.item()}"
+        if torch.isfinite(loss):
+            what = f"In {self._broken_in_a_row} batches one after another matching costs were NaN or infinite"
         return (
-            f"The loss is {loss.item()} after step {self.state.global_step}, on the images {names}. Earlier "
+            f"{what} after step {self.state.global_step}, on the images {names}. Earlier "
             "checkpoints are untouched. Look at these images and their masks, then lower training.learning_rate or "
             "train in bf16 instead of fp16, and go on with --resume."
         )
@@ -181,9 +207,24 @@ class DinoSegTrainer(Trainer):
                 learning_rate=self.args.learning_rate,
                 weight_decay=self.args.weight_decay,
                 backbone_learning_rate_multiplier=self.backbone_learning_rate_multiplier,
+                layer_decay=self.layer_decay,
             )
             self.optimizer_cls_and_kwargs = (optimizer_cls, {**kwargs, "params": groups})
         return super().create_optimizer(model)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        optimizer = optimizer or self.optimizer
+        if self.lr_scheduler is None and self.backbone_warmup_steps is not None and optimizer is not None:
+            self.lr_scheduler = two_stage_schedule(
+                optimizer,
+                self.args.get_warmup_steps(num_training_steps),
+                self.backbone_warmup_steps,
+                num_training_steps,
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
 
     # ------------------------------------------------------------------ evaluation
 
@@ -204,7 +245,8 @@ class DinoSegTrainer(Trainer):
         self._panel_writer = PanelWriter(
             folder, dataset.ids, self.panels, self.label_space, self.image_mean, self.image_std
         )
-        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        with self.own_weights.shown():
+            metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if self.streamed.matrix is not None and self.is_world_process_zero():
             logger.info(
                 "%smean IoU %.4f on %d images\n%s",
@@ -244,14 +286,37 @@ class DinoSegTrainer(Trainer):
                     self._panel_writer.write(index, pixel_values, truth, prediction)
         return None, torch.stack(matrices), inputs["index"]
 
-    # ------------------------------------------------------------------ saving
+    # ------------------------------------------------------------------ saving and loading
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.train`; in the end the model has the weights that were evaluated and saved."""
+        result = super().train(*args, **kwargs)
+        self.own_weights.settle()
+        return result
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
+        folder = Path(str(output_dir or self.args.output_dir))
+        if self.own_weights.differ:
+            with self.own_weights.shown() as shown:
+                super()._save(output_dir, shown)
+            if self.args.should_save:
+                self.own_weights.save(folder)
+        else:
+            super()._save(output_dir, state_dict)
         # Pickled, and everything in it stands in recipe.yaml: nothing pickled goes into a checkpoint folder.
-        pickled = Path(str(output_dir or self.args.output_dir)) / TRAINING_ARGS_NAME
+        pickled = folder / TRAINING_ARGS_NAME
         if self.args.should_save and pickled.exists():
             os.remove(pickled)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.own_weights.differ:
+            self.own_weights.load(Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        self.own_weights.settle()  # what was saved is the plain model
+        super()._load_best_model()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The card is written by `hub.card` when training ends; the Trainer's would replace it on each push."""
