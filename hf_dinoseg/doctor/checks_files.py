@@ -1,17 +1,23 @@
-"""Checks of the files themselves: readable, of one size with their partner, not lossy, not twice."""
+"""Checks of the files themselves: readable, of one size with their partner, not lossy, not there twice."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from .duplicates import Twins
 from .files import HUGE_PIXELS, FileFacts
 from .report import Finding, some
 from .survey import Survey
 
 Surveys = Mapping[str, Survey]
+_SEEN_ON_OPENING = ("broken-file", "refused-file")
 _WORDS = {
     "missing-file": ("missing", "Restore them, or remove them together with their partners."),
     "empty-file": ("empty (0 bytes)", "Restore them, or remove them together with their partners."),
+    "refused-file": (
+        "refused, as they would unpack to a size fit to exhaust memory",
+        "Cut them and their masks into tiles; if such a size is not meant, remove them together with their partners.",
+    ),
     "broken-file": (
         "unreadable (broken, cut short, or of a type that is not read)",
         "Restore or convert them, or remove them together with their partners.",
@@ -20,18 +26,18 @@ _WORDS = {
 
 
 def check_readable(surveys: Surveys) -> list[Finding]:
-    """Files that are missing, empty or broken."""
+    """Files that are missing, empty, broken, or so large that they are not opened."""
     by_code: dict[str, list[FileFacts]] = {}
     for survey in surveys.values():
         for file in survey.absent:
             by_code.setdefault(str(file.fault_code), []).append(file)
         for file in (file for pair in survey.pairs for file in (pair.image, pair.mask)):
-            if file.fault_code == "broken-file":
-                by_code.setdefault("broken-file", []).append(file)
+            if file.fault_code in _SEEN_ON_OPENING:
+                by_code.setdefault(file.fault_code, []).append(file)
     findings = []
     for code, files in sorted(by_code.items()):
         what, cure = _WORDS[code]
-        told = [f"{f.name} ({f.fault})" if code == "broken-file" else f.name for f in files]
+        told = [f"{f.name} ({f.fault})" if code in _SEEN_ON_OPENING else f.name for f in files]
         findings.append(Finding("error", code, f"{_files(len(files))} {what}: {some(told)}.", cure))
     return findings
 
@@ -126,19 +132,52 @@ def check_huge(surveys: Surveys) -> list[Finding]:
     ]
 
 
-def check_duplicates(pairs: Sequence[tuple[str, str]]) -> list[Finding]:
-    """Pictures of which training and validation hold the same bytes, as `duplicates` finds them."""
-    if not pairs:
-        return []
-    told = [f"{train} = {validation}" for train, validation in pairs]
-    return [
-        Finding(
-            "warning",
-            "duplicate-across-splits",
-            f"{len(pairs)} validation pictures are training pictures too, byte for byte: {some(told, 3)}.",
-            "Take them out of one of the splits: the score is else partly taken on what was learned.",
+def check_duplicates(twins: Sequence[Twins]) -> list[Finding]:
+    """Pictures that are there more than once, as `find_twins` finds them."""
+    findings = []
+    if across := [twin for twin in twins if twin.splits[0] != twin.splits[1]]:
+        findings.append(
+            Finding(
+                "warning",
+                "duplicate-across-splits",
+                f"{_pictures(len(across), across[0].splits[1])} in {across[0].splits[0]} too{_as_files(across)}.",
+                "Take them out of one of the splits: the score is else partly taken on what was learned.",
+            )
         )
-    ]
+    for split in dict.fromkeys(twin.splits[0] for twin in twins):
+        if within := [twin for twin in twins if twin.splits == (split, split)]:
+            findings.append(
+                Finding(
+                    "warning",
+                    "duplicate-in-split",
+                    f"{_pictures(len(within), split)} there already{_as_files(within)}.",
+                    "Keep one of each: what is there twice is learned, or counts in the score, twice.",
+                )
+            )
+    if contradicting := [twin for twin in twins if twin.masks_differ]:
+        findings.append(
+            Finding(
+                "warning",
+                "duplicate-masks-differ",
+                f"{len(contradicting)} of these have another mask than their twin: {_told(contradicting)}.",
+                "Find out which mask is right, and remove the other with its picture: both cannot be learned.",
+            )
+        )
+    return findings
+
+
+def _pictures(count: int, split: str) -> str:
+    return f"1 {split} picture is" if count == 1 else f"{count} {split} pictures are"
+
+
+def _as_files(twins: Sequence[Twins]) -> str:
+    exact = sum(twin.same_bytes for twin in twins)
+    how = "byte for byte" if exact == len(twins) else "the same pixels in another file" if not exact else ""
+    return f", {how or f'{exact} of them byte for byte'}: {_told(twins)}"
+
+
+def _told(twins: Sequence[Twins]) -> str:
+    return some([f"{twin.first} = {twin.second}" for twin in twins], 3)
 
 
 def _files(count: int) -> str:

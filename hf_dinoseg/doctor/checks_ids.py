@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from math import gcd
 
 from ..labels import LabelSpace
 from .report import Finding, share_text, some
 from .survey import PairFacts, Survey, raw_ids, unpack
 
 Surveys = Mapping[str, Survey]
+_LEAST_STRETCH = 3  # times
 _SMOOTH = 12  # more unknown values than this, and more than classes, are no ids
 
 
@@ -74,6 +76,8 @@ def _check_ids(pairs: list[PairFacts], space: LabelSpace, complete: bool) -> lis
     if space.encoding == "binary":
         cure = "`encoding: binary` takes 0 and 255 only. Write `labels.encoding: index` and name the ids in `classes`."
         return [Finding("error", "unknown-ids", f"ids that 0/255 masks do not have: {seen}", cure)]
+    if (step := _stretch(set(found), space)) is not None:
+        return [_stretched(step, seen, set(found), space)]
     if (shift := _offset(set(found), space)) is not None:
         return [_off_by_one(shift, seen, found, space)]
     if len(unknown) > max(_SMOOTH, len(known)):
@@ -103,6 +107,35 @@ def _check_ids(pairs: list[PairFacts], space: LabelSpace, complete: bool) -> lis
             f"`labels.ignore: {sorted(set(space.ignore) | set(sorted(unknown)[:6]))}`.{palette}",
         )
     ]
+
+
+def _stretch(found: set[int], space: LabelSpace) -> float | None:
+    """The factor by which declared ids seem to have been multiplied, as for masks that are to look good: 85 where 0,
+    85, 170, 255 stand for 0 to 3. Three such values at least, and none but 0 and 255 that is a class as it is."""
+    classes = set(space.classes)
+    if len(found) < 3 or found & classes - {0, 255}:
+        return None
+    ids = sorted(classes | set(space.merge))
+    for step in (255 / max(1, ids[-1]), 255 / (ids[-1] + 1), float(gcd(*found))):
+        moved = {rounded(i * step) for i in (0, *ids) for rounded in (round, int)}
+        if step >= _LEAST_STRETCH and found - {255} <= moved and len(found & moved) >= 3:
+            return step
+    return None
+
+
+def _stretched(step: float, seen: str, found: set[int], space: LabelSpace) -> Finding:
+    ids = [i for i in space.classes if {round(i * step), int(i * step)} & found]
+    greys = {i: next(v for v in (round(i * step), int(i * step)) if v in found) for i in ids}
+    void = sorted(found - set(greys.values()))
+    renamed = ", ".join(f"{greys[i]}: {space.classes[i]}" for i in ids[:4]) + (", …" if len(ids) > 4 else "")
+    also = f"; and `labels.ignore: {void}` for what is void" if void else ""
+    return Finding(
+        "error",
+        "masks-stretched",
+        f"the masks hold evenly spread greys, as if each id had been multiplied by {step:.4g}: {seen}",
+        f"Write the greys as ids, `labels.classes: {{{renamed}}}`{also}. Or save the masks anew, divided by "
+        f"{step:.4g} and rounded.",
+    )
 
 
 def _offset(found: set[int], space: LabelSpace) -> int | None:

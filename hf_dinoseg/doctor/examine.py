@@ -14,7 +14,7 @@ from .checks_pictures import check_ranges
 from .checks_predictions import check_predictions
 from .checks_settings import check_label_spaces, check_normalization
 from .checks_zero import check_zero
-from .duplicates import duplicates
+from .duplicates import Twins, find_twins
 from .probe import probe
 from .report import Finding, Report
 from .survey import Survey, raw_ids, survey, unpack
@@ -40,10 +40,11 @@ def examine(
         num_threads: that read; None for one a core.
     """
     surveys = {
-        name: survey(rows, label_space.encoding, samples, num_threads) for name, rows in splits.items() if len(rows)
+        name: survey(rows, label_space.encoding, samples, num_threads, progress=f"reading {name}")
+        for name, rows in splits.items()
+        if len(rows)
     }
-    twice = duplicates(splits["train"], splits["validation"]) if {"train", "validation"} <= set(surveys) else []
-    return _judge(surveys, label_space, twice)
+    return _judge(surveys, label_space, find_twins(splits, surveys))
 
 
 def quick_checks(splits: Mapping[str, Any], label_space: LabelSpace, num_threads: int | None = None) -> Report:
@@ -56,10 +57,7 @@ def quick_checks(splits: Mapping[str, Any], label_space: LabelSpace, num_threads
         for name, rows in splits.items()
         if len(rows)
     }
-    twice = []
-    if {"train", "validation"} <= set(surveys):
-        twice = duplicates(splits["train"], splits["validation"], _QUICK_SECONDS["duplicates"])
-    return _judge(surveys, label_space, twice)
+    return _judge(surveys, label_space, find_twins(splits, seconds=_QUICK_SECONDS["duplicates"]))
 
 
 def examine_checkpoint(
@@ -92,7 +90,7 @@ def examine_checkpoint(
     return [*findings, *check_predictions(seen, space, segmenter.background_threshold)]
 
 
-def _judge(surveys: dict[str, Survey], space: LabelSpace, twice: list[tuple[str, str]]) -> Report:
+def _judge(surveys: dict[str, Survey], space: LabelSpace, twins: list[Twins]) -> Report:
     findings = [
         *check_readable(surveys),
         *check_sizes(surveys),
@@ -104,7 +102,7 @@ def _judge(surveys: dict[str, Survey], space: LabelSpace, twice: list[tuple[str,
         *check_imbalance(surveys, space),
         *check_ranges(surveys),
         *check_huge(surveys),
-        *check_duplicates(twice),
+        *check_duplicates(twins),
     ]
     return Report(tuple(findings), _overview(surveys, space))
 

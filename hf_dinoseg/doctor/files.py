@@ -30,8 +30,10 @@ class FileFacts:
         orientation: the EXIF tag; 1 is upright.
         extrema: lowest and highest pixel value over all channels, if the pixels were read. Of a JPEG those of an
             eighth of its size.
+        pixels: a hash of what it shows, if the pixels were read: equal for one picture saved twice, whatever its
+            compression and tags.
         fault: why it cannot be read.
-        fault_code: `missing-file`, `empty-file` or `broken-file`.
+        fault_code: `missing-file`, `empty-file`, `refused-file` or `broken-file`.
     """
 
     name: str
@@ -40,6 +42,7 @@ class FileFacts:
     mode: str = ""
     orientation: int = 1
     extrema: tuple[float, float] | None = None
+    pixels: bytes | None = None
     fault: str | None = None
     fault_code: str | None = None
 
@@ -95,6 +98,8 @@ def inspect_picture(cell: Mapping[str, Any], decode: bool = True) -> FileFacts:
     try:
         with Image.open(io.BytesIO(data) if data is not None else cell["path"]) as image:
             facts = _facts(image, name, decode)
+    except Image.DecompressionBombError as error:
+        return FileFacts(name, fault=str(error).rstrip("."), fault_code="refused-file")
     except Exception as error:  # decoders raise many kinds on broken files, and each of them is what we are here for
         reason = str(error).rstrip(".") or type(error).__name__
         return FileFacts(name, fault=reason, fault_code="broken-file")
@@ -104,7 +109,7 @@ def inspect_picture(cell: Mapping[str, Any], decode: bool = True) -> FileFacts:
 def _facts(image: Image.Image, name: str, decode: bool) -> FileFacts:
     kind, mode, size = image.format or "", image.mode, image.size
     orientation = turned = int(image.getexif().get(_ORIENTATION, 1))
-    extrema = None
+    extrema = pixels = None
     if decode:
         drafted = image.draft("RGB", (max(1, size[0] // 8), max(1, size[1] // 8)))
         image.load()
@@ -114,8 +119,9 @@ def _facts(image: Image.Image, name: str, decode: bool) -> FileFacts:
         bands = found if isinstance(found[0], tuple) else (found,)
         bands = bands[:3] if mode in ("RGBA", "RGBX") else bands[:1] if mode in ("LA", "La", "PA") else bands
         extrema = (float(min(band[0] for band in bands)), float(max(band[1] for band in bands)))
+        pixels = hashlib.blake2b(image.tobytes(), digest_size=16, key=f"{image.size} {image.mode}".encode()).digest()
     elif kind == "TIFF":
         image.load()
         size, turned = image.size, int(image.getexif().get(_ORIENTATION, 1))
     upright = (size[1], size[0]) if turned in (5, 6, 7, 8) else size
-    return FileFacts(name, upright, kind, mode, orientation, extrema)
+    return FileFacts(name, upright, kind, mode, orientation, extrema, pixels)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from ..data.errors import DataError
 from ..data.masks import cell_name, read_image, read_mask
@@ -80,7 +81,7 @@ def probe(
     confidences = []
     zero_is_void = space.encoding == "index" and space.train_ids.get(0) == space.ignore_index
     with _query_peak(model, count) as peaks:
-        for place in even_indices(len(rows), samples).tolist():
+        for place in tqdm(even_indices(len(rows), samples).tolist(), "predicting", unit="picture", disable=None):
             row = rows[place]
             try:
                 image, stored = read_image(row["image"]), read_mask(row["mask"], space.encoding)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from tqdm.auto import tqdm
 
 from ..data.errors import DataError
 from ..data.masks import cell_name, read_mask
@@ -89,6 +90,7 @@ def survey(
     num_threads: int | None = None,
     decode_images: bool = True,
     seconds: float | None = None,
+    progress: str | None = None,
 ) -> Survey:
     """Read pairs spread evenly over a split.
 
@@ -99,6 +101,7 @@ def survey(
         num_threads: None for one a core. Pillow decodes outside the interpreter lock.
         decode_images: read the pictures' pixels too, not only their heads.
         seconds: begin no further pair after this time; None has no limit. At least one pair is read.
+        progress: words before a progress bar on standard error; None draws none.
     """
     deadline = float("inf") if seconds is None else time.monotonic() + seconds
     count = len(rows)
@@ -112,11 +115,12 @@ def survey(
         return place, read_pair(rows[place], encoding, decode_images)
 
     with ThreadPoolExecutor(num_threads or usable_cores()) as pool:
-        found = sorted((result for result in pool.map(read, chosen) if result is not None), key=lambda r: r[0])
+        results = tqdm(pool.map(read, chosen), progress, len(chosen), unit="pair", disable=None if progress else True)
+        found = sorted((result for result in results if result is not None), key=lambda r: r[0])
     pairs = tuple(pair for _, pair in found)
     read_places = {place for place, _ in found}
     absent = [
-        file for pair in pairs for file in (pair.image, pair.mask) if file.fault_code not in (None, "broken-file")
+        file for pair in pairs for file in (pair.image, pair.mask) if file.fault_code in ("missing-file", "empty-file")
     ]
     if len(pairs) < count:
         for place in (p for p in range(count) if p not in read_places):

@@ -80,18 +80,19 @@ def test_jpeg_masks(splits, quarters, space):
     assert finding(flat, "jpeg-mask").level == "warning"
 
 
-def test_huge_pictures(row, quarters, space, monkeypatch):
-    rows = {"train": [row(quarters(), "x")]}
-    assert "huge-image" not in examine(rows, space).codes
-    monkeypatch.setattr("hf_dinoseg.doctor.checks_files.HUGE_PIXELS", 2399)
-    assert "x.png (60×40)" in finding(examine(rows, space), "huge-image").seen
+def test_huge_pictures(row, quarters, space, encode):
     assert files.HUGE_PIXELS < Image.MAX_IMAGE_PIXELS
+    sizes = {"x": (8000, 6251), "y": (8000, 6250)}  # 50.008 and 50 million pixels
+    rows = [row(quarters(), name, encode(Image.new("L", size), compress_level=1)) for name, size in sizes.items()]
+    found = finding(quick_checks({"train": rows}, space), "huge-image")
+    assert found.level == "warning" and "x.png (8000×6251)" in found.seen and "y.png" not in found.seen
 
 
 def test_a_bomb_is_refused_and_told(row, quarters, space, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    report = examine({"train": [row(quarters(), "x")]}, space)
-    assert "x.png" in finding(report, "broken-file").seen
+    for look in (examine, quick_checks):
+        found = finding(look({"train": [row(quarters(), "x")]}, space), "refused-file")
+        assert found.level == "error" and "x.png" in found.seen and "2400 pixels" in found.seen
 
 
 def test_the_same_bytes_in_both_splits(row, quarters, space, tmp_path, encode):
@@ -101,6 +102,44 @@ def test_the_same_bytes_in_both_splits(row, quarters, space, tmp_path, encode):
     data = {"train": [row(quarters(), "a"), row(quarters(), "b", shared)], "validation": [row(quarters(), "c"), copy]}
     for look in (examine, quick_checks):
         found = finding(look(data, space), "duplicate-across-splits")
-        assert found.seen.startswith("1 validation pictures") and f"b.png = {tmp_path / 'v.png'}" in found.seen
+        assert found.seen.startswith("1 validation picture is in train too, byte for byte: ")
+        assert f"b.png = {tmp_path / 'v.png'}" in found.seen
     data["train"].pop()
     assert "duplicate-across-splits" not in examine(data, space).codes
+
+
+def test_the_same_bytes_twice_in_one_split(row, quarters, space):
+    rows = [row(quarters(), name) for name in "abc"]
+    rows.append({**rows[1], "id": "d", "image": {**rows[1]["image"], "path": "d.png"}})
+    for look in (examine, quick_checks):
+        report = look({"train": rows, "validation": [row(quarters(), "v")]}, space)
+        found = finding(report, "duplicate-in-split")
+        assert found.level == "warning" and "1 train picture is there already, byte for byte: b.png = d.png" in found.seen
+        assert report.codes == {"label-zero", "duplicate-in-split"}
+        assert look({"train": rows[:3]}, space).codes == {"label-zero"}
+
+
+def test_one_picture_saved_in_two_ways(row, quarters, space, encode):
+    pixels = np.random.default_rng(3).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    data = {
+        "train": [row(quarters(), "a", encode(pixels, compress_level=1)), row(quarters(), "b")],
+        "validation": [row(quarters(), "c", encode(pixels, compress_level=9)), row(quarters(), "d", encode(pixels ^ 1))],
+    }
+    report = examine(data, space)
+    assert "the same pixels in another file: a.png = c.png." in finding(report, "duplicate-across-splits").seen
+    assert "duplicate-masks-differ" not in report.codes
+    jpeg = encode(pixels, "JPEG"), with_tag(encode, 1)  # of other pixels
+    tagged = encode(pixels, "JPEG", exif=Image.Exif())
+    data = {"train": [row(quarters(), name, image) for name, image in zip("abc", (*jpeg, tagged), strict=True)]}
+    assert "a.png = c.png" in finding(examine(data, space), "duplicate-in-split").seen
+
+
+def test_twins_with_different_masks(row, quarters, space):
+    twin = row(quarters((0, 1, 3, 2)), "b", row(quarters(), "a")["image"]["bytes"])
+    report = examine({"train": [row(quarters(), "a"), twin]}, space)
+    assert "1 of these have another mask than their twin: a.png = b.png" in finding(report, "duplicate-masks-differ").seen
+
+
+def test_pictures_of_one_colour_are_blank_not_twins(row, quarters, space, encode):
+    blanks = [row(quarters(), str(n), encode(np.full((40, 60, 3), 99, np.uint8), compress_level=n)) for n in (1, 9)]
+    assert "duplicate-in-split" not in examine({"train": [*blanks, row(quarters(), "a")]}, space).codes

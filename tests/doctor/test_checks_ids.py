@@ -104,6 +104,29 @@ def test_ids_one_too_low(splits, quarters):
     assert "hold 0 to 3" in finding(examine(splits(quarters()), labels), "ids-off-by-one").seen
 
 
+@pytest.mark.parametrize("ignore", [(), (255,)])
+@pytest.mark.parametrize("greys", [(0, 85, 170, 255), (0, 85, 255, 0), (0, 50, 100, 150), (0, 64, 128, 192)])
+def test_ids_stretched_to_greys(splits, quarters, space, greys, ignore):
+    labels = LabelSpace(space.classes, ignore=ignore)
+    for look in (examine, quick_checks):
+        report = look(splits(quarters(greys)), labels)
+        found = finding(report, "masks-stretched")
+        assert found.level == "error" and {f.code for f in report.errors} == {"masks-stretched"}
+        assert f"multiplied by {greys[1]}" in found.seen and f"{{0: background, {greys[1]}: artery" in found.cure
+    cured = LabelSpace(dict(zip(greys[: len(set(greys))], "abcd", strict=False)))  # as the cure says
+    assert examine(splits(quarters(greys)), cured).codes == {"label-zero"}
+
+
+def test_stretched_ids_of_many_classes_and_other_roundings(splits, quarters):
+    labels = LabelSpace({i: f"class {i}" for i in range(12)})
+    found = finding(examine(splits(quarters((23, 46, 70, 255))), labels), "masks-stretched")  # 11 * 255/11 = 255
+    assert "multiplied by 23.18" in found.seen
+    assert "masks-stretched" not in examine(splits(quarters((0, 50, 101, 255))), LabelSpace({0: "a", 1: "b"})).codes
+    sparse = LabelSpace({0: "a", 7: "b", 24: "c", 33: "d"})  # ids far apart that are declared are no stretching
+    assert examine(splits(quarters((0, 7, 24, 33))), sparse).codes == {"label-zero"}
+    assert "masks-stretched" not in examine(splits(quarters((0, 7, 24, 40))), sparse).codes
+
+
 def test_an_id_far_off_is_not_called_off_by_one(splits, quarters, space):
     assert "ids-off-by-one" not in examine(splits(quarters((0, 1, 2, 5))), space).codes
     three = LabelSpace({0: "a", 1: "b", 2: "c"}, ignore=(3,))  # moved up, 3 would occur; 4 alone is no sign of it
