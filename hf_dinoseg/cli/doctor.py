@@ -62,6 +62,8 @@ def doctor(
         contact_sheet(drawn, checked.labels, report, min(samples, _DRAWN)).save(output / SHEET_FILE)
         (output / REPORT_FILE).write_text(report.to_json() + "\n", encoding="utf-8")
     print_json(report.to_dict()) if json else typer.echo(report.text())
+    if output is None and not json:
+        typer.echo(f"To see the masks over their pictures, give --output DIR: it writes {SHEET_FILE}.", err=True)
     if report.errors:
         raise typer.Exit(FAILED)
 

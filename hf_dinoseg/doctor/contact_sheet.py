@@ -2,132 +2,119 @@
 
 from __future__ import annotations
 
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data.errors import DataError
 from ..data.masks import read_image, read_mask
-from ..labels import Color, LabelSpace
-from ..visualize import VOID_COLOR, class_colors, overlay
+from ..labels import LabelSpace
+from ..visualize import overlay
+from ..visualize.overlay import hatch
+from ..visualize.palette import void_mask
+from .histogram import UNKNOWN_COLOR, draw_histogram, fitting
 from .report import Report, share_text
 from .survey import even_indices, raw_ids
 
-UNKNOWN_COLOR: Color = (255, 0, 255)
-
-_TILE = (360, 270)
-_COLUMNS = 4
-_GAP = 10
-_FONT = 16
-_LINE = 24
-_MOST_CLASSES = 64
-_PAPER, _INK, _FAINT, _BAR = (255, 255, 255), (25, 25, 25), (170, 170, 170), ((60, 60, 60), (150, 150, 150))
+_LARGEST = (360, 270)  # a tile, in pixels
+_WIDEST = 4 * (360 + 12) + 12
+_GAP = 12
+_TITLE, _FONT, _LINE = 22, 16, 26
+_PAPER, _INK, _FAINT = (255, 255, 255), (25, 25, 25), (225, 225, 225)
+_VOID_ALPHA = 0.75  # of the hatch over the photograph
 
 
-def contact_sheet(rows: Any, label_space: LabelSpace, report: Report, samples: int = 12) -> Image.Image:
+class _Tile(NamedTuple):
+    picture: Image.Image
+    caption: str
+
+
+def contact_sheet(
+    rows: Any, label_space: LabelSpace, report: Report, samples: int = 12, split: str = "train"
+) -> Image.Image:
     """Draw it.
 
-    Values that the label space does not know are magenta; void and a black class (background) leave the
+    Void is hatched, values that the label space does not know are magenta; a black class (background) leaves the
     photograph as it is. What cannot be read says so in its place.
 
     Args:
         rows: pairs of a split, as the sources give them; `samples` of them are drawn, spread evenly.
         report: of `examine`; its overview gives the histogram.
+        split: what to call the rows.
     """
-    tiles = [_tile(rows[place], label_space) for place in even_indices(len(rows), samples).tolist()]
-    columns = max(1, min(_COLUMNS, len(tiles)))
-    width = max(columns * (_TILE[0] + _GAP) + _GAP, 760)
-    tile_rows = -(-len(tiles) // columns)
-    top = _GAP + tile_rows * (_TILE[1] + _LINE + _GAP)
-    entries = _entries(label_space, report)
-    legend_columns = max(1, min(width // 720, -(-len(entries) // 12)))
-    per_column = -(-len(entries) // legend_columns)
-    canvas = Image.new("RGB", (width, top + (per_column + 1) * _LINE + 2 * _GAP), _PAPER)
+    places = even_indices(len(rows), samples).tolist()
+    drawn = [_draw(rows[place], label_space) for place in places]
+    tile = _tile_size([picture.size for picture, _, _ in drawn])
+    tiles = [_finish(*entry, tile) for entry in drawn]
+    most = (_WIDEST - _GAP) // (tile[0] + _GAP)
+    columns = -(-len(tiles) // max(1, -(-len(tiles) // most))) if tiles else 1
+    width = max(columns * (tile[0] + _GAP) + _GAP, 900)
+    top = 2 * _GAP + _TITLE
+    histogram = draw_histogram(report.overview, label_space, width - 2 * _GAP)
+    below = top + -(-len(tiles) // columns) * (tile[1] + _LINE + _GAP) + _GAP
+    canvas = Image.new("RGB", (width, below + histogram.height + _GAP), _PAPER)
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=_FONT)
+    title = f"{split}: {len(tiles)} of {len(rows)} pairs, with their masks as the recipe reads them"
+    draw.text((_GAP, _GAP), title, _INK, ImageFont.load_default(size=_TITLE))
     for number, (picture, caption) in enumerate(tiles):
-        x = _GAP + number % columns * (_TILE[0] + _GAP)
-        y = _GAP + number // columns * (_TILE[1] + _LINE + _GAP)
-        canvas.paste(picture, (x + (_TILE[0] - picture.width) // 2, y + (_TILE[1] - picture.height) // 2))
-        draw.text((x, y + _TILE[1] + 2), _fitting(caption, font, _TILE[0]), _INK, font)
-    splits = list(report.overview.get("splits", {}))
-    draw.text((_GAP, top), f"share of pixels: {', '.join(splits)} (dark, then light bar)", _INK, font)
-    slot = (width - _GAP) // legend_columns
-    longest = max((share for entry in entries for share in entry[2].values()), default=0.0) or 1.0
-    for number, entry in enumerate(entries):
-        place = (_GAP + number // per_column * slot, top + (1 + number % per_column) * _LINE)
-        _draw_entry(draw, font, entry, splits, place, slot - _GAP, longest)
+        x = _GAP + number % columns * (tile[0] + _GAP)
+        y = top + _GAP + number // columns * (tile[1] + _LINE + _GAP)
+        canvas.paste(picture, (x + (tile[0] - picture.width) // 2, y + (tile[1] - picture.height) // 2))
+        draw.text((x, y + tile[1] + 3), fitting(caption, font, tile[0]), _INK, font)
+    canvas.paste(histogram, (_GAP, below))
     return canvas
 
 
-Entry = tuple[Color, str, dict[str, float]]
+def _tile_size(sizes: list[tuple[int, int]]) -> tuple[int, int]:
+    """Of the shape that most pictures have, so that rows have no gaps."""
+    aspect = min(2.0, max(0.6, median(width / height for width, height in sizes))) if sizes else 4 / 3
+    scale = min(_LARGEST[0] / aspect, _LARGEST[1])
+    return round(scale * aspect), round(scale)
 
 
-def _entries(space: LabelSpace, report: Report) -> list[Entry]:
-    """Colour, text and shares of each id, in the overview's order; the largest where there are very many."""
-    colors = {str(i): color for i, color in class_colors(space).items()}
-    rows = report.overview.get("ids", [])
-    kept = sorted(rows, key=lambda row: -max(row["shares"].values(), default=0.0))[:_MOST_CLASSES]
-    ids = {row["id"] for row in kept}
-    return [
-        (
-            UNKNOWN_COLOR if row["name"] == "(unknown)" else colors.get(row["id"], VOID_COLOR),
-            f"{row['id']} {row['name']}",
-            row["shares"],
-        )
-        for row in rows
-        if row["id"] in ids
-    ]
-
-
-def _draw_entry(
-    draw: ImageDraw.ImageDraw,
-    font: Any,
-    entry: Entry,
-    splits: list[str],
-    place: tuple[int, int],
-    width: int,
-    longest: float,
-) -> None:
-    color, text, shares = entry
-    x, y = place
-    draw.rectangle((x, y + 3, x + 16, y + 19), color, _FAINT)
-    name_width, figures = width * 2 // 5, 130
-    draw.text((x + 24, y + 2), _fitting(text, font, name_width - 30), _INK, font)
-    left, room = x + name_width, width - name_width - figures - 8
-    height = 18 // max(1, len(splits))
-    for number, split in enumerate(splits):
-        share = shares.get(split, 0.0)
-        if share:
-            bar = (
-                left,
-                y + 3 + number * height,
-                left + max(1, round(room * share / longest)),
-                y + 1 + (number + 1) * height,
-            )
-            draw.rectangle(bar, _BAR[number % len(_BAR)])
-    told = " / ".join(share_text(shares.get(split, 0.0)) for split in splits)
-    draw.text((x + width, y + 2), told, _INK, font, anchor="ra")
-
-
-def _tile(row: Any, space: LabelSpace) -> tuple[Image.Image, str]:
+def _draw(row: Any, space: LabelSpace) -> tuple[Image.Image, np.ndarray | None, str]:
+    """The photograph with its classes laid over it at full size, where it is void, and a note."""
     try:
         image = read_image(row["image"])
     except DataError:
-        return _blank("picture cannot be read"), str(row["id"])
+        return Image.new("RGB", _LARGEST, _FAINT), None, f"{row['id']}\npicture cannot be read"
     try:
         stored = read_mask(row["mask"], space.encoding)
     except DataError:
-        return _note(_small(image), "mask cannot be read"), str(row["id"])
+        return image, None, f"{row['id']}\nmask cannot be read"
     if stored.shape[:2] != (image.height, image.width):
-        told = f"picture {image.width}×{image.height}, mask {stored.shape[1]}×{stored.shape[0]}"
-        return _note(_small(image), told), str(row["id"])
+        told = f"picture {image.width} x {image.height}, mask {stored.shape[1]} x {stored.shape[0]}"
+        return image, None, f"{row['id']}\n{told}"
     ids, unknown = _original_ids(stored, space)
-    drawn = np.array(overlay(image, ids, space))
-    drawn[unknown] = UNKNOWN_COLOR
+    laid = np.array(overlay(image, ids, space))
+    laid[unknown] = UNKNOWN_COLOR
     share = float(unknown.mean())
     note = f"  ({share_text(share)} unknown)" if share else ""
-    return _small(Image.fromarray(drawn)), f"{row['id']}{note}"
+    return Image.fromarray(laid), void_mask(ids, space) & ~unknown, f"{row['id']}{note}"
+
+
+def _finish(picture: Image.Image, is_void: np.ndarray | None, caption: str, tile: tuple[int, int]) -> _Tile:
+    """Fitted into its tile; stripes and notes are drawn after that, so that all are of one size."""
+    fitted = _fit(picture, tile)
+    if is_void is not None and is_void.any():
+        alpha = _fit(Image.fromarray((is_void * (255 * _VOID_ALPHA)).astype(np.uint8)), tile)
+        fitted.paste(Image.fromarray(hatch(fitted.height, fitted.width)), (0, 0), alpha)
+    caption, _, note = caption.partition("\n")
+    if note:
+        draw, font = ImageDraw.Draw(fitted), ImageFont.load_default(size=_FONT)
+        note = fitting(note, font, fitted.width - 24)
+        left, upper, right, lower = draw.textbbox((12, 12), note, font)
+        draw.rectangle((left - 6, upper - 6, right + 6, lower + 6), _PAPER)
+        draw.text((12, 12), note, _INK, font)
+    return _Tile(fitted, caption)
+
+
+def _fit(picture: Image.Image, tile: tuple[int, int]) -> Image.Image:
+    scale = min(tile[0] / picture.width, tile[1] / picture.height)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
 
 
 def _original_ids(stored: np.ndarray, space: LabelSpace) -> tuple[np.ndarray, np.ndarray]:
@@ -143,29 +130,3 @@ def _original_ids(stored: np.ndarray, space: LabelSpace) -> tuple[np.ndarray, np
     translated = np.array([known.get(int(v), space.void_id) for v in values])
     is_unknown = np.array([int(v) not in known for v in values])
     return translated[inverse].reshape(stored.shape), is_unknown[inverse].reshape(stored.shape)
-
-
-def _small(picture: Image.Image) -> Image.Image:
-    scale = min(_TILE[0] / picture.width, _TILE[1] / picture.height)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
-
-
-def _blank(text: str) -> Image.Image:
-    return _note(Image.new("RGB", _TILE, _FAINT), text)
-
-
-def _note(picture: Image.Image, text: str) -> Image.Image:
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=_FONT)
-    box = draw.textbbox((8, 8), text, font)
-    draw.rectangle((box[0] - 4, box[1] - 4, box[2] + 4, box[3] + 4), _PAPER)
-    draw.text((8, 8), text, _INK, font)
-    return picture
-
-
-def _fitting(text: str, font: Any, width: int) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"

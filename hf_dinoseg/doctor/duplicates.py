@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..data.masks import cell_name
-from .files import byte_size, digest
+from .files import byte_size, digest, named_cell
 from .survey import Survey
 
 
@@ -65,7 +65,7 @@ def find_twins(
         row = splits[split][place]
         if (key := digest(row["image"])) is not None:
             mask = _later(digest, row["mask"])
-            same_file.setdefault(key, []).append(_Picture(cell_name(row["image"]), split, mask))
+            same_file.setdefault(key, []).append(_Picture(cell_name(named_cell(row, "image")), split, mask))
     twins = [*_twins(same_file.values(), same_bytes=True)]
     told = {(twin.splits, twin.second) for twin in twins}
     same_pixels: dict[Hashable, list[_Picture]] = {}

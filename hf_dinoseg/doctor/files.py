@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ..data.masks import cell_name
 
@@ -49,6 +49,12 @@ class FileFacts:
     def broken(self, reason: str) -> FileFacts:
         """The same file, found to be unreadable after all."""
         return FileFacts(self.name, fault=reason, fault_code="broken-file", format=self.format, mode=self.mode)
+
+
+def named_cell(row: Mapping[str, Any], column: str) -> dict[str, Any]:
+    """A row's `image` or `mask`, which the row's id names where the cell holds bytes and no file name."""
+    cell = row[column]
+    return dict(cell) if cell.get("path") else {**cell, "path": f"{row['id']} ({column})"}
 
 
 def presence(cell: Mapping[str, Any]) -> FileFacts | None:
@@ -100,6 +106,8 @@ def inspect_picture(cell: Mapping[str, Any], decode: bool = True) -> FileFacts:
             facts = _facts(image, name, decode)
     except Image.DecompressionBombError as error:
         return FileFacts(name, fault=str(error).rstrip("."), fault_code="refused-file")
+    except UnidentifiedImageError:  # whose own words name a buffer's address
+        return FileFacts(name, fault="of no picture type that is known", fault_code="broken-file")
     except Exception as error:  # decoders raise many kinds on broken files, and each of them is what we are here for
         reason = str(error).rstrip(".") or type(error).__name__
         return FileFacts(name, fault=reason, fault_code="broken-file")

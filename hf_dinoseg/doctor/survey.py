@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from ..data.errors import DataError
 from ..data.masks import cell_name, read_mask
 from ..labels import Color, LabelSpace
-from .files import FileFacts, inspect_picture, presence
+from .files import FileFacts, inspect_picture, named_cell, presence
 
 _THIN = 3  # pixels: a region nowhere wider than twice this and one is a line
 
@@ -127,7 +127,7 @@ def survey(
             if time.monotonic() > deadline:
                 break
             row = rows[place]
-            absent += [file for cell in (row["image"], row["mask"]) if (file := presence(cell)) is not None]
+            absent += [file for c in ("image", "mask") if (file := presence(named_cell(row, c))) is not None]
     return Survey(count, pairs, tuple(absent))
 
 
@@ -145,14 +145,15 @@ def even_indices(count: int, most: int | None) -> np.ndarray:
 
 def read_pair(row: Mapping[str, Any], encoding: str, decode_image: bool = True) -> PairFacts:
     """One row; a file that cannot be read is a fault in what is returned."""
-    image = inspect_picture(row["image"], decode_image)
-    mask = inspect_picture(row["mask"], decode=False)
+    image = inspect_picture(named_cell(row, "image"), decode_image)
+    cell = named_cell(row, "mask")
+    mask = inspect_picture(cell, decode=False)
     if mask.fault is not None:
         return PairFacts(str(row["id"]), image, mask)
     try:
-        stored = read_mask(row["mask"], encoding)
+        stored = read_mask(cell, encoding)
     except DataError as error:
-        return PairFacts(str(row["id"]), image, mask.broken(_without_name(str(error), cell_name(row["mask"]))))
+        return PairFacts(str(row["id"]), image, mask.broken(_without_name(str(error), cell_name(cell))))
     except MemoryError:
         return PairFacts(str(row["id"]), image, mask.broken("too large for this machine's memory"))
     if stored.ndim == 3:
@@ -160,7 +161,7 @@ def read_pair(row: Mapping[str, Any], encoding: str, decode_image: bool = True) 
     if stored.dtype == bool:
         stored = stored.astype(np.uint8) * (255 if encoding == "binary" else 1)
     values = value_counts(stored)
-    palette = _palette(row["mask"], values) if mask.mode == "P" else {}
+    palette = _palette(cell, values) if mask.mode == "P" else {}
     return PairFacts(str(row["id"]), image, mask, values, False, palette, zero_pattern(stored) if 0 in values else None)
 
 

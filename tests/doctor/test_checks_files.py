@@ -39,6 +39,20 @@ def test_missing_empty_broken_and_cut_short_files_are_findings(row, quarters, sp
     }
 
 
+def test_cells_of_bytes_without_a_file_name_are_named_by_their_row(row, quarters, space):
+    rows = [row(quarters(), "good"), row(quarters(), "empty", b""), row(b"torn", "torn"), row(quarters()[:9], "small")]
+    rows.append({**rows[0], "id": "twin"})
+    for each in rows:
+        each["image"], each["mask"] = ({**each[kind], "path": None} for kind in ("image", "mask"))
+    for look in (examine, quick_checks):
+        report = look({"train": rows}, space)
+        assert "empty (image)" in finding(report, "empty-file").seen
+        assert "torn (mask) (of no picture type that is known)" in finding(report, "broken-file").seen
+        assert "small (image) 60×40, its mask small (mask) 60×9" in finding(report, "size-mismatch").seen
+        assert "good (image) = twin (image)" in finding(report, "duplicate-in-split").seen
+        assert "without a file name" not in report.text()
+
+
 def test_an_empty_file_is_found_though_it_is_not_in_the_sample(row, quarters, space):
     rows = [row(quarters(), f"r{n}", b"" if n == 5 else None) for n in range(9)]
     report = examine({"train": rows}, space, samples=2)
@@ -114,7 +128,8 @@ def test_the_same_bytes_twice_in_one_split(row, quarters, space):
     for look in (examine, quick_checks):
         report = look({"train": rows, "validation": [row(quarters(), "v")]}, space)
         found = finding(report, "duplicate-in-split")
-        assert found.level == "warning" and "1 train picture is there already, byte for byte: b.png = d.png" in found.seen
+        assert found.level == "warning"
+        assert "1 train picture is there already, byte for byte: b.png = d.png" in found.seen
         assert report.codes == {"label-zero", "duplicate-in-split"}
         assert look({"train": rows[:3]}, space).codes == {"label-zero"}
 
@@ -123,7 +138,10 @@ def test_one_picture_saved_in_two_ways(row, quarters, space, encode):
     pixels = np.random.default_rng(3).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     data = {
         "train": [row(quarters(), "a", encode(pixels, compress_level=1)), row(quarters(), "b")],
-        "validation": [row(quarters(), "c", encode(pixels, compress_level=9)), row(quarters(), "d", encode(pixels ^ 1))],
+        "validation": [
+            row(quarters(), "c", encode(pixels, compress_level=9)),
+            row(quarters(), "d", encode(pixels ^ 1)),
+        ],
     }
     report = examine(data, space)
     assert "the same pixels in another file: a.png = c.png." in finding(report, "duplicate-across-splits").seen
@@ -137,7 +155,8 @@ def test_one_picture_saved_in_two_ways(row, quarters, space, encode):
 def test_twins_with_different_masks(row, quarters, space):
     twin = row(quarters((0, 1, 3, 2)), "b", row(quarters(), "a")["image"]["bytes"])
     report = examine({"train": [row(quarters(), "a"), twin]}, space)
-    assert "1 of these have another mask than their twin: a.png = b.png" in finding(report, "duplicate-masks-differ").seen
+    told = finding(report, "duplicate-masks-differ").seen
+    assert told == "1 of these have another mask than their twin: a.png = b.png."
 
 
 def test_pictures_of_one_colour_are_blank_not_twins(row, quarters, space, encode):
