@@ -126,7 +126,7 @@ def ways(rows: Dataset, crop: int) -> dict[str, Callable[[int, int], Any]]:
 
     return {
         "ours": ours,
-        "ours, expanded": lambda index, epoch: expand_batch(collate([ours(index, epoch)]), MEAN, STD, 255),
+        "ours, expanded": lambda index, epoch: expand_batch(collate([ours(index, epoch)]), MEAN, STD),
         "resize, then crop (Pillow)": usual,
         "Mask2FormerImageProcessorPil, resize only": processed,
         "decoding JPEG + PNG": decoded,

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 Encoding = Literal["index", "binary", "rgb"]
+UnknownColors = Literal["error", "nearest"]
 Color = tuple[int, int, int]
 
 _LUT_SIZE = 1 << 16  # masks of up to 16 bits are translated through a table, larger ids through their unique values
@@ -54,7 +55,8 @@ class LabelSpace:
 
     Args:
         classes: `{original id: name}` of every class that is to be learned or merged.
-        ignore: original ids that are void.
+        ignore: original ids that are void: not labelled, or dropped. To drop a class, move its id from `classes` to
+            here (its name may stay beside it as a comment): its pixels then take no part in loss, matching, metrics.
         reduce_zero_label: id 0 is void and every other id moves down one in training (ADE20K). 0 may then not be a
             class.
         merge: `{original id: into id}`. Applied all at once, so an entry never feeds another; a merged class decodes
@@ -62,6 +64,9 @@ class LabelSpace:
         encoding: how a mask stores ids. `index`: the pixel value is the id; `binary`: 0 is id 0 and 255 is id 1;
             `rgb`: the pixel's colour names the id, see `colors`.
         colors: `{original id: (R, G, B)}`, used to draw, and to read masks when `encoding` is `rgb`.
+        unknown_colors: what becomes of a colour that `colors` does not hold, when `encoding` is `rgb`. `error` names
+            it; `nearest` reads it as the listed colour at the smallest distance in RGB (of equals the lowest id), for
+            masks that JPEG or resizing has blurred.
 
     Raises:
         LabelError: if the fields contradict one another.
@@ -82,6 +87,7 @@ class LabelSpace:
     merge: dict[int, int] = field(default_factory=dict)
     encoding: Encoding = "index"
     colors: dict[int, Color] = field(default_factory=dict)
+    unknown_colors: UnknownColors = "error"
 
     __hash__ = None  # type: ignore[assignment]  # holds dicts
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}  # recipe.py validates this class as a section
@@ -108,7 +114,7 @@ class LabelSpace:
         if both := classes & void:
             raise LabelError(
                 f"labels: ids {_list(both)} are in `classes` and in `ignore`. Keep them in `classes` if the model is "
-                "to learn them, in `ignore` if they mean 'not labelled'."
+                "to learn them, in `ignore` if they mean 'not labelled' or are to be left out."
             )
         if self.reduce_zero_label and 0 in classes:
             raise LabelError(
@@ -127,6 +133,13 @@ class LabelSpace:
                 )
             if source in void or (source == 0 and self.reduce_zero_label):
                 raise LabelError(f"labels.merge: id {source} is void and cannot be merged into a class.")
+        if self.unknown_colors not in ("error", "nearest"):
+            raise LabelError(f"labels.unknown_colors is {self.unknown_colors!r}; it is one of error, nearest.")
+        if self.unknown_colors == "nearest" and self.encoding != "rgb":
+            raise LabelError(
+                f"labels.unknown_colors: nearest is for `encoding: rgb`; by `encoding: {self.encoding}` no colours are "
+                "read. Take it out."
+            )
         if self.encoding == "binary" and (extra := (classes | void | set(self.merge)) - {0, 1}):
             raise LabelError(
                 f"labels: `encoding: binary` reads 0 as id 0 and 255 as id 1, so ids {_list(extra)} cannot occur; "
@@ -178,12 +191,13 @@ class LabelSpace:
 
     @property
     def void_id(self) -> int:
-        """The original id that void decodes to: 0 when `reduce_zero_label`, else the first of `ignore`, else
-        `ignore_index`, or the id nearest below it (then above) that no class has."""
+        """The original id that void decodes to: 0 when `reduce_zero_label`; else of `ignore` the one that equals
+        `ignore_index`, or the first (others may be dropped classes); else `ignore_index`, or the id nearest below it
+        (then above) that no class has."""
         if self.reduce_zero_label:
             return 0
         if self.ignore:
-            return self.ignore[0]
+            return self.ignore_index if self.ignore_index in self.ignore else self.ignore[0]
         candidates = (*range(self.ignore_index, -1, -1), *range(self.ignore_index + 1, 2 * _LUT_SIZE))
         return next(i for i in candidates if i not in self.train_ids)
 
@@ -234,7 +248,9 @@ class LabelSpace:
             raise LabelError(f"{where}: the mask holds {mask.dtype} values; label ids are whole numbers.")
         if self.encoding == "binary" and mask.dtype != bool:
             return self._translate(mask, {0: self.train_ids.get(0), 255: self.train_ids.get(1)}, where)
-        return self._translate(mask.view(np.uint8) if mask.dtype == bool else mask, self.train_ids, where)
+        if mask.dtype == bool:  # Pillow hands out 1-bit pictures as bools whose bytes are 0 and 255
+            mask = (mask.view(np.uint8) != 0).astype(np.uint8)
+        return self._translate(mask, self.train_ids, where)
 
     def decode(self, train_ids: np.ndarray) -> np.ndarray:
         """Train ids to original ids; void becomes `void_id`.
@@ -305,18 +321,36 @@ class LabelSpace:
             if label_id in self.train_ids:
                 encoded[packed == (r << 16 | g << 8 | b)] = self.train_ids[label_id]
         if (unknown := encoded < 0).any():
-            values, counts = np.unique(packed[unknown], return_counts=True)
-            order = np.argsort(-counts)[:8]
-            seen = ", ".join(
-                f"({v >> 16}, {v >> 8 & 255}, {v & 255}) ({n} pixels)"
-                for v, n in zip(values[order].tolist(), counts[order].tolist(), strict=True)
-            )
-            more = f" and {len(values) - 8} more" if len(values) > 8 else ""
-            raise LabelError(
-                f"{where}: colours that the label space does not know: {seen}{more}. Add them to `labels.colors` (and "
-                "their ids to `labels.classes` or `labels.ignore`)."
-            )
+            values, inverse, counts = np.unique(packed[unknown], return_inverse=True, return_counts=True)
+            if self.unknown_colors == "error":
+                raise LabelError(self._unknown_colors(values, counts, where))
+            encoded[unknown] = self._nearest(values)[inverse]
         return encoded.astype(self.dtype)
+
+    def _nearest(self, packed: np.ndarray) -> np.ndarray:
+        """(N,) packed colours to the train ids of the listed colours nearest to them."""
+        colors = np.stack([packed >> 16, packed >> 8 & 255, packed & 255], axis=-1).astype(np.int32)
+        train_ids = np.empty(len(colors), dtype=np.int32)
+        least = np.full(len(colors), np.iinfo(np.int32).max, dtype=np.int32)
+        for label_id, color in sorted(self.colors.items()):
+            distance = np.square(colors - np.array(color, dtype=np.int32)).sum(axis=1, dtype=np.int32)
+            closer = distance < least
+            least[closer], train_ids[closer] = distance[closer], self.train_ids[label_id]
+        return train_ids
+
+    @staticmethod
+    def _unknown_colors(values: np.ndarray, counts: np.ndarray, where: str) -> str:
+        order = np.argsort(-counts)[:8]
+        seen = ", ".join(
+            f"({v >> 16}, {v >> 8 & 255}, {v & 255}) ({n} pixels)"
+            for v, n in zip(values[order].tolist(), counts[order].tolist(), strict=True)
+        )
+        more = f" and {len(values) - 8} more" if len(values) > 8 else ""
+        return (
+            f"{where}: colours that the label space does not know: {seen}{more}. Add them to `labels.colors` (and "
+            "their ids to `labels.classes` or `labels.ignore`). If JPEG or resizing has blurred them, export the masks "
+            "again, or write `labels.unknown_colors: nearest`."
+        )
 
     # ------------------------------------------------------------------ plain dict in and out
 
@@ -330,6 +364,7 @@ class LabelSpace:
             "merge": {str(k): v for k, v in self.merge.items()},
             "encoding": self.encoding,
             "colors": {str(k): list(v) for k, v in self.colors.items()},
+            "unknown_colors": self.unknown_colors,
             "original_ids": list(self.original_ids),
             "void_id": self.void_id,
             "ignore_index": self.ignore_index,

@@ -87,13 +87,13 @@ def test_tables_of_a_small_space_worked_out_by_hand() -> None:
     assert space.original_ids == (7, 8, 11, 26)
     assert space.num_labels == 4
     assert space.ignore_index == 255
-    assert space.void_id == 0
+    assert space.void_id == 255
     assert space.id2label == {0: "road", 1: "pavement", 2: "building", 3: "car"}
     assert space.label2id == {"road": 0, "pavement": 1, "building": 2, "car": 3}
     assert space.train_ids == {7: 0, 8: 1, 11: 2, 26: 3, 27: 3, 0: 255, 255: 255}
     mask = np.array([[0, 7, 8], [27, 26, 255]], np.uint8)
     assert space.encode(mask).tolist() == [[255, 0, 1], [3, 3, 255]]
-    assert space.decode(np.array([[0, 1, 2], [3, 255, 0]])).tolist() == [[7, 8, 11], [26, 0, 7]]
+    assert space.decode(np.array([[0, 1, 2], [3, 255, 0]])).tolist() == [[7, 8, 11], [26, 255, 7]]
 
 
 def test_ade20k_style_zero_is_void_and_the_rest_move_down_once() -> None:
@@ -150,6 +150,7 @@ def test_decode_gives_the_smallest_type_that_holds_every_id() -> None:
     [
         (LabelSpace({1: "a"}, reduce_zero_label=True, ignore=(9,)), 0),
         (LabelSpace({1: "a"}, ignore=(9, 4)), 4),
+        (LabelSpace({1: "a"}, ignore=(9, 255, 4)), 255),
         (LabelSpace({1: "a"}), 255),
         (LabelSpace({0: "a", 255: "b"}), 254),
         (LabelSpace({i: str(i) for i in range(256)}), 65535),
@@ -164,6 +165,9 @@ def test_binary_reads_0_and_255() -> None:
     assert space.encode(np.array([[0, 255]], np.uint8)).tolist() == [[0, 1]]
     assert space.encode(np.array([[0, 255]], np.int32)).tolist() == [[0, 1]]
     assert space.encode(np.array([[False, True]])).tolist() == [[0, 1]]
+    loose = np.array([[0, 255]], np.uint8).view(bool)  # true is any byte but 0
+    assert space.encode(loose).tolist() == [[0, 1]]
+    assert LabelSpace({0: "background", 1: "vessel"}).encode(loose).tolist() == [[0, 1]]
     with pytest.raises(LabelError, match=r"1 \(2 pixels\).*encoding: index"):
         space.encode(np.array([[0, 1, 1]], np.uint8))
 
@@ -186,6 +190,34 @@ def test_rgb_reads_colours_exactly() -> None:
         space.encode(mask, where="street.png")
     with pytest.raises(LabelError, match="encoding: index"):
         space.encode(np.zeros((2, 2), np.uint8))
+
+
+def test_unknown_colours_are_read_as_the_nearest_only_on_request() -> None:
+    colors = {0: (0, 0, 0), 3: (200, 0, 0), 9: (0, 200, 0)}
+    fields: dict[str, Any] = {"classes": {0: "sky", 3: "road"}, "ignore": (9,), "encoding": "rgb", "colors": colors}
+    noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    with pytest.raises(LabelError, match=r"\(\d+, \d+, \d+\) \(1 pixels\).* and \d+ more.*unknown_colors: nearest"):
+        LabelSpace(**fields).encode(noise)
+    space = LabelSpace(**fields, unknown_colors="nearest")
+    encoded = space.encode(noise)
+    for place in np.ndindex(20, 30):
+        distances = {i: sum((int(a) - b) ** 2 for a, b in zip(noise[place], c, strict=True)) for i, c in colors.items()}
+        nearest = min(distances, key=lambda i: (distances[i], i))
+        assert encoded[place] == {0: 0, 3: 1, 9: 255}[nearest]
+    tie = np.array([[(100, 0, 0), (100, 100, 0), (0, 100, 0)]], np.uint8)  # half-way: the lowest id
+    assert space.encode(tie).tolist() == [[0, 0, 0]]
+    assert LabelSpace.from_dict(json.loads(json.dumps(space.to_dict()))).unknown_colors == "nearest"
+
+
+def test_dropping_a_class_is_to_ignore_its_id() -> None:
+    everything = LabelSpace({0: "a", 1: "b", 2: "c", 3: "d"}, ignore=(255,))
+    dropped = LabelSpace({0: "a", 2: "c", 3: "d"}, ignore=(1, 255))
+    mask = np.array([[0, 1, 2, 3, 255]], np.uint8)
+    assert everything.encode(mask).tolist() == [[0, 1, 2, 3, 255]]
+    assert dropped.encode(mask).tolist() == [[0, 255, 1, 2, 255]]
+    assert dropped.num_labels == 3 and dropped.id2label == {0: "a", 1: "c", 2: "d"}
+    # where the model gives no answer, predictions hold the id of void, not that of a class somebody chose to drop
+    assert dropped.decode(np.array([[0, 1, 2, 255]])).tolist() == [[0, 2, 3, 255]]
 
 
 def test_unknown_ids_are_named_with_file_and_counts_and_never_void() -> None:
@@ -226,6 +258,8 @@ def test_encode_takes_views_that_are_not_contiguous() -> None:
         ({"classes": {0: "a"}, "ignore": [3], "merge": {3: 0}}, "id 3 is void"),
         ({"classes": {1: "a"}, "reduce_zero_label": True, "merge": {0: 1}}, "id 0 is void"),
         ({"classes": {0: "a", 2: "b"}, "encoding": "binary"}, "ids 2 cannot occur"),
+        ({"classes": {0: "a"}, "unknown_colors": "nearest"}, "is for `encoding: rgb`"),
+        ({"classes": {0: "a"}, "unknown_colors": "closest"}, "one of error, nearest"),
         ({"classes": {0: "a"}, "encoding": "colour"}, "one of index, binary, rgb"),
         ({"classes": {0: "a", 1: "b"}, "encoding": "rgb", "colors": {0: [0, 0, 0]}}, "ids 1 have none"),
         ({"classes": {0: "a", 1: "b"}, "encoding": "rgb", "colors": {0: [1, 1, 1], 1: [1, 1, 1]}}, "same colour"),

@@ -21,11 +21,11 @@ from ..labels import LabelError, LabelSpace
 from .errors import DataError
 from .masks import cell_name, encode_label_map, read_mask, upright_size
 
-_VERSION = 1  # raise when the targets of the same files would come out otherwise, so that old caches are left alone
+_VERSION = 2  # raise when the targets of the same files would come out otherwise, so that old caches are left alone
 
 TARGET_FEATURES = Features(
     {
-        "label_map": datasets.Image(decode=False),
+        "label_map": Value("binary"),
         "class_labels": List(Value("int64")),
         "pixel_counts": List(Value("int64")),
         "void_pixels": Value("int64"),
@@ -38,7 +38,7 @@ TARGET_FEATURES = Features(
 def prepare_targets(dataset: Dataset, label_space: LabelSpace, num_proc: int | None = None) -> Dataset:
     """Reads every mask once and adds the columns that training and evaluation use.
 
-    Added: `label_map` (PNG bytes of the (H, W) train-id map, see `masks.read_label_map`), `class_labels` (train ids
+    Added: `label_map` (the (H, W) train-id map, packed; see `masks.read_label_map`), `class_labels` (train ids
     present, ascending), `pixel_counts` (in the same order), `void_pixels`, `height`, `width`. Pictures are read to
     their end as well, so that a broken file is met now and not in the middle of a run.
 
@@ -112,7 +112,7 @@ def _row_targets(image: dict[str, Any], mask: dict[str, Any], label_space: str) 
     counts[space.ignore_index] = 0
     present = np.flatnonzero(counts)
     return {
-        "label_map": {"path": None, "bytes": encode_label_map(label_map)},
+        "label_map": encode_label_map(label_map),
         "class_labels": present.tolist(),
         "pixel_counts": counts[present].tolist(),
         "void_pixels": void,
@@ -147,7 +147,11 @@ def _check_sizes(image: dict[str, Any], mask: dict[str, Any], mask_size: tuple[i
 
 def classes_present(label_map: torch.Tensor, ignore_index: int) -> torch.Tensor:
     """The classes in a map of train ids, ascending, void left out: (N,) int64; N is 0 where all is void."""
-    classes = torch.unique(label_map).to(torch.int64)
+    if label_map.device.type == "cpu" and label_map.dtype == torch.uint8:  # workers: counting is cheaper than sorting
+        counts = torch.bincount(label_map.reshape(-1), minlength=256)
+        classes = torch.nonzero(counts)[:, 0]
+    else:
+        classes = torch.unique(label_map).to(torch.int64)
     return classes[classes != ignore_index]
 
 

@@ -218,6 +218,16 @@ def _unknown_colors(pairs: list[PairFacts], space: LabelSpace) -> list[Finding]:
     told = ", ".join(f"{unpack(c)} {share_text(found[c] / found.total())}" for c in largest[:8])
     more = f" and {len(largest) - 8} more" if len(largest) > 8 else ""
     where = next(pair.mask.name for pair in pairs if pair.colored and unknown & set(pair.values))
+    if space.unknown_colors == "nearest":
+        share = share_text(sum(found[c] for c in unknown) / found.total())
+        return [
+            Finding(
+                "warning",
+                "nearest-colours",
+                f"{share} of pixels have a colour that is not listed: {told}{more}, as in {where}.",
+                "They are read as the nearest listed colour. Look at the edges on the contact sheet.",
+            )
+        ]
     if all(r == g == b for r, g, b in map(unpack, found)):
         cure = "All are greys: if the grey is the id, write `labels.encoding: index`."
     elif len(unknown) > max(64, 4 * len(space.classes)):

@@ -11,7 +11,8 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from ..data.masks import cell_name
+from ..data.arrays import cell_name, is_npy, read_npy
+from ..data.errors import DataError
 
 _ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 exchange width and height
 
@@ -100,6 +101,8 @@ def inspect_picture(cell: Mapping[str, Any], decode: bool = True) -> FileFacts:
     if (absent := presence(cell)) is not None:
         return absent
     name = cell_name(cell)
+    if is_npy(cell):
+        return _array_facts(cell, name)
     data = cell.get("bytes")
     try:
         with Image.open(io.BytesIO(data) if data is not None else cell["path"]) as image:
@@ -112,6 +115,14 @@ def inspect_picture(cell: Mapping[str, Any], decode: bool = True) -> FileFacts:
         reason = str(error).rstrip(".") or type(error).__name__
         return FileFacts(name, fault=reason, fault_code="broken-file")
     return facts
+
+
+def _array_facts(cell: Mapping[str, Any], name: str) -> FileFacts:
+    try:
+        array = read_npy(cell)
+    except DataError as error:
+        return FileFacts(name, fault=str(error).removeprefix(f"{name}: ").rstrip("."), fault_code="broken-file")
+    return FileFacts(name, (array.shape[1], array.shape[0]), "NPY", str(array.dtype))
 
 
 def _facts(image: Image.Image, name: str, decode: bool) -> FileFacts:

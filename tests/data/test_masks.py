@@ -17,6 +17,7 @@ from PIL import Image
 
 from hf_dinoseg.data import DataError, read_image, read_label_map, read_mask
 from hf_dinoseg.data.masks import encode_label_map, upright_size
+from hf_dinoseg.labels import LabelSpace
 
 IDS = np.array([[0, 1, 2, 3, 1], [3, 2, 1, 0, 0], [1, 1, 0, 2, 3]], np.uint8)
 PALETTE = [(0, 0, 0), (200, 0, 0), (0, 200, 0), (0, 0, 200)]
@@ -200,6 +201,98 @@ def test_a_picture_that_would_exhaust_memory_is_refused(monkeypatch: pytest.Monk
         read_mask(cell(png(IDS, 8, 0), "big.png"))
 
 
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=True)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("dtype", ["?", "u1", "i1", "<u2", ">u2", "<i4", ">i4", "<i8", "<u8"])
+def test_numpy_arrays_of_any_whole_numbers(dtype: str, tmp_path: Path) -> None:
+    ids = (IDS % 2 if dtype == "?" else IDS).astype(dtype)
+    (tmp_path / "m.npy").write_bytes(npy(ids))
+    for form in (cell(npy(ids)), str(tmp_path / "m.npy"), {"path": str(tmp_path / "m.npy"), "bytes": None}):
+        mask = read_mask(form)
+        assert (mask == ids).all() and mask.dtype == ids.dtype.newbyteorder("=") and mask.dtype.isnative
+
+
+def test_numpy_arrays_in_column_order_with_spare_axes_and_of_colours() -> None:
+    for array in (np.asfortranarray(IDS), IDS[None], IDS[..., None]):
+        assert (read_mask(cell(npy(array))) == IDS).all()
+    colors = np.array(PALETTE, np.uint8)[IDS]
+    assert (read_mask(cell(npy(colors)), "rgb") == colors).all()
+
+
+def test_numpy_arrays_that_are_no_masks_are_named_and_objects_never_unpickled(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "executed",))
+
+    trap = np.empty((1, 1), object)
+    trap[0, 0] = Trap()
+    for data, reason in [
+        (npy(trap), "an array of object"),
+        (npy(IDS.astype(np.float32)), "float32.*whole numbers"),
+        (npy(IDS)[:-1], "holds 14 bytes of values where its head promises 15"),
+        (npy(IDS)[:40], "cannot be read as a NumPy array"),
+        (npy(np.zeros((2, 3, 4, 5), np.uint8)), r"shape \(2, 3, 4, 5\)"),
+        (npy(np.zeros((0, 5), np.uint8)), r"shape \(0, 5\)"),
+    ]:
+        with pytest.raises(DataError, match=rf"m\.npy: .*{reason}"):
+            read_mask(cell(data, "m.npy"))
+    assert not (tmp_path / "executed").exists()
+    (tmp_path / "empty.npy").touch()
+    for name, reason in [("empty.npy", "0 bytes"), ("none.npy", "no such file")]:
+        with pytest.raises(DataError, match=f"{name}.*{reason}"):
+            read_mask(str(tmp_path / name))
+
+
+def stored_masks() -> dict[str, tuple[bytes, dict[str, Any]]]:
+    """The same ids 0 to 3 in every way that a mask may be stored: the file, and what the label space says of it."""
+    colored = Image.fromarray(np.array(PALETTE, np.uint8)[IDS])
+    palette = Image.fromarray(IDS)
+    palette.putpalette(sum(PALETTE, ()))
+    colors = {"encoding": "rgb", "colors": dict(enumerate(PALETTE))}
+    two = {"classes": {0: "a", 1: "b"}}
+    binary = {"classes": {0: "a", 1: "b"}, "encoding": "binary"}
+    blurred = np.clip(np.array(PALETTE)[IDS] + np.random.default_rng(0).integers(-40, 41, (*IDS.shape, 3)), 0, 255)
+    return {
+        "L": (saved(Image.fromarray(IDS), "PNG"), {}),
+        "P": (saved(palette, "PNG"), {}),
+        "P of 2 bits": (png(IDS, 2, 3), {}),
+        "P read by colour": (saved(palette, "PNG"), colors),
+        "1 bit": (png(IDS % 2, 1, 0), two),
+        "1 bit, TIFF": (saved(Image.fromarray((IDS % 2).astype(bool)), "TIFF"), two),
+        "1 bit, binary": (png(IDS % 2, 1, 0), binary),
+        "0 and 255": (saved(Image.fromarray(IDS % 2 * 255), "PNG"), binary),
+        "RGB": (saved(colored, "PNG"), colors),
+        "RGBA": (saved(colored.convert("RGBA"), "PNG"), colors),
+        "RGB, nearest": (
+            saved(Image.fromarray(blurred.astype(np.uint8)), "PNG"),
+            {**colors, "unknown_colors": "nearest"},
+        ),
+        "RGB, BMP": (saved(colored, "BMP"), colors),
+        "16 bits, PNG": (png(IDS, 16, 0), {}),
+        "16 bits, TIFF": (saved(Image.fromarray(IDS.astype(np.uint16)), "TIFF"), {}),
+        "32 bits, TIFF": (saved(Image.fromarray(IDS.astype(np.int32)), "TIFF"), {}),
+        "GIF": (saved(palette, "GIF"), {}),
+        "GIF, grey": (saved(Image.fromarray(IDS), "GIF"), {}),
+        "BMP": (saved(palette, "BMP"), {}),
+        "array": (npy(IDS), {}),
+        "array of int64": (npy(IDS.astype(np.int64)), {}),
+        "array of 0 and 255": (npy(IDS % 2 * 255), binary),
+        "array of colours": (npy(np.asarray(colored)), colors),
+    }
+
+
+@pytest.mark.parametrize("kind", stored_masks())
+def test_every_encoding_ends_in_the_same_train_ids(kind: str) -> None:
+    data, fields = stored_masks()[kind]
+    space = LabelSpace(**{"classes": {0: "a", 1: "b", 2: "c", 3: "d"}, **fields})
+    expected = IDS % 2 if len(space.classes) == 2 else IDS
+    assert (space.encode(read_mask(cell(data), space.encoding)) == expected).all()
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     st.sampled_from([np.uint8, np.uint16]).flatmap(
@@ -207,6 +300,6 @@ def test_a_picture_that_would_exhaust_memory_is_refused(monkeypatch: pytest.Monk
     )
 )
 def test_a_label_map_comes_back_exactly(label_map: np.ndarray) -> None:
-    back = read_label_map(cell(encode_label_map(label_map)))
-    assert back.dtype == label_map.dtype and (back == label_map).all()
-    assert (read_mask(cell(encode_label_map(label_map))) == label_map).all()
+    for stored in (label_map, np.asfortranarray(label_map), label_map[::-1, ::-1]):
+        back = read_label_map(encode_label_map(stored))
+        assert back.dtype == label_map.dtype and (back == stored).all()

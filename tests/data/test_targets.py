@@ -29,6 +29,7 @@ from hf_dinoseg.data import (
     targets,
 )
 from hf_dinoseg.data.sources import FEATURES
+from hf_dinoseg.doctor import examine
 from hf_dinoseg.labels import LabelError, LabelSpace
 
 SPACE = LabelSpace({0: "background", 4: "vessel", 7: "disc"}, ignore=(9,), merge={5: 4})
@@ -63,6 +64,23 @@ def test_columns_worked_out_by_hand(tmp_path: Path) -> None:
     assert prepared["height"][:] == [2, 1, 3] and prepared["width"][:] == [3, 4, 1]
     assert prepared["id"][:] == ["0", "1", "2"]
     assert prepared.features["class_labels"].feature.dtype == "int64"
+
+
+def test_masks_may_be_numpy_arrays_from_the_folder_to_the_doctor(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_rows(tmp_path / "images" / split)
+        (tmp_path / "masks" / split).mkdir(parents=True)
+        for i, mask in enumerate(MASKS):
+            (tmp_path / "images" / split / f"m{i}.png").unlink()
+            np.save(tmp_path / "masks" / split / f"i{i}.npy", mask.astype(np.int64))
+    source = load_folder(tmp_path, "images/{split}", "masks/{split}", "train", "val")
+    prepared = prepare_targets(source["train"], SPACE)
+    assert prepared["class_labels"][:] == [[0, 1], [], [0, 2]] and prepared["id"][:] == ["i0", "i1", "i2"]
+    assert not [f for f in examine(source, SPACE).findings if f.level == "error"]
+    (tmp_path / "masks" / "train" / "i1.npy").write_bytes(b"no array")
+    source = load_folder(tmp_path, "images/{split}", "masks/{split}", "train", "val")
+    broken = [f for f in examine(source, SPACE).findings if f.code == "broken-file"]
+    assert len(broken) == 1 and "i1.npy" in broken[0].seen
 
 
 def test_more_than_255_classes(tmp_path: Path) -> None:

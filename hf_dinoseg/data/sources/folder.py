@@ -72,9 +72,11 @@ def load_folder(root: str | os.PathLike[str], image: str, mask: str, train: str,
     return DatasetDict(splits)
 
 
-def _picture_endings() -> set[str]:
+def _endings(field: str) -> set[str]:
+    """Of files that are read as pictures or, of masks, also as arrays."""
     Image.init()
-    return {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    arrays = {".npy"} if field == "mask" else set()
+    return arrays | {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 
 def _files_by_stem(base: Path, field: str, folder_name: str) -> dict[str, str]:
@@ -86,7 +88,7 @@ def _files_by_stem(base: Path, field: str, folder_name: str) -> dict[str, str]:
         raise DataError(
             f"data.{field}: there is no folder {folder}.{found} Check data.root, data.{field} and the splits."
         )
-    endings = _picture_endings()
+    endings = _endings(field)
     files: dict[str, str] = {}
     others: set[str] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
@@ -112,7 +114,7 @@ def _files_by_stem(base: Path, field: str, folder_name: str) -> dict[str, str]:
 
 
 def _read_split_file(base: Path, split: str, name: str) -> list[str]:
-    """Stems, sorted. An ending that pictures have may stand after a stem and is dropped."""
+    """Stems, sorted. An ending that pictures or masks have may stand after a stem and is dropped."""
     path = base / name
     if not path.is_file():
         raise DataError(
@@ -123,7 +125,7 @@ def _read_split_file(base: Path, split: str, name: str) -> list[str]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise DataError(f"data.{split}: {path} is not UTF-8 text; it is to list stems, one a line.") from None
-    endings = _picture_endings()
+    endings = _endings("mask")
     stems: list[str] = []
     for line in filter(None, map(str.strip, lines)):
         stem = line.replace("\\", "/").removeprefix("./")
