@@ -28,8 +28,8 @@ def still_model(recipe):
     return model
 
 
-def still_criterion(recipe):
-    criterion = make_criterion(recipe)
+def still_criterion(*args):
+    criterion = make_criterion(*args)
     criterion.uniform = same_points_in_every_row
     return criterion
 
