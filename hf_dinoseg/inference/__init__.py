@@ -1,7 +1,8 @@
 """Inference: one path from pictures to label maps, in training, on the command line and in Python."""
 
 from .segmenter import SegmentationResult, Segmenter
-from .sliding_window import predict_best, predict_label_map, predict_scores, window_positions
+from .sliding_window import predict_best, predict_label_map, predict_scores
+from .windows import window_positions
 
 __all__ = [
     "SegmentationResult",

@@ -16,7 +16,8 @@ from transformers.image_utils import load_image
 from ..labels import LabelSpace
 from ..models.image_processing_dinoseg import DinoSegImageProcessor
 from ..models.modeling_dinoseg import DinoSegForSemanticSegmentation
-from .sliding_window import Mode, predict_best, resolve_window
+from .sliding_window import predict_best
+from .windows import Mode, resolve_window
 
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray
 

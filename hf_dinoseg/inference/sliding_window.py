@@ -1,61 +1,37 @@
 """From pictures to label maps: the one path that evaluation in training, the command line and `Segmenter` share.
 
 Two modes. *whole*: the model sees the picture at once. *slide*: it sees windows, and where windows overlap the class
-probabilities are averaged. Device, dtype and autocast are the caller's: pictures are predicted where they lie.
+probabilities are averaged. Either way scores are computed some rows at a time, at the size of the answer, so that all
+classes' scores of a picture are held only if they are what is asked for. Dtype and autocast are the caller's: pictures
+are predicted where they lie.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..models.semantic import semantic_labels_and_scores, semantic_scores
+from ..models.semantic import ScoreMap, rows_per_strip
+from .tta import views
+from .windows import Blend, Mode, Size, WindowScores, resolve_window
 
-Mode = Literal["whole", "slide"]
-Size = tuple[int, int]
-
-DEFAULT_WINDOW = 512
-_CLASSES_AT_ONCE = 8  # when scores are resized
-
-
-def window_positions(length: int, window: int, stride: int) -> list[int]:
-    """Where windows start along one side of a picture.
-
-    They stand `stride` apart from 0 on; the last is moved back to end with the picture. A window longer than the
-    picture shrinks to it and starts at 0.
-
-    Raises:
-        ValueError: if a number is below 1, or if windows farther apart than they are long would leave gaps.
-
-    Example:
-        >>> window_positions(10, window=4, stride=3), window_positions(11, window=4, stride=3)
-        ([0, 3, 6], [0, 3, 6, 7])
-    """
-    if min(length, window, stride) < 1:
-        raise ValueError(f"length {length}, window {window} and stride {stride} must all be at least 1.")
-    if stride > window:
-        raise ValueError(f"stride {stride} is larger than window {window}: pixels between windows would be left out.")
-    last = max(length - window, 0)
-    return [*range(0, last, stride), last]
+#: the largest picture that whole mode takes: 4096 × 4096
+WHOLE_MAX_PIXELS = 1 << 24
 
 
-def resolve_window(mode: str, window: int | None, stride: int | None) -> tuple[int, int]:
-    """Window and stride, with defaults: 512, and two thirds of the window.
+class RowScores(Protocol):
+    """Something that gives class scores for rows, asked from top to bottom."""
 
-    Raises:
-        ValueError: on an unknown mode, or a window and stride that leave gaps.
-    """
-    if mode not in ("whole", "slide"):
-        raise ValueError(f"inference mode {mode!r} is not known; it is one of whole, slide.")
-    window = DEFAULT_WINDOW if window is None else window
-    stride = max(1, 2 * window // 3) if stride is None else stride
-    window_positions(1, window, stride)
-    return window, stride
+    @property
+    def channels(self) -> int: ...
+
+    def rows(self, top: int, bottom: int) -> torch.Tensor:
+        """(B, C, bottom - top, W) float32."""
+        ...
 
 
 @torch.inference_mode()
@@ -66,44 +42,42 @@ def predict_scores(
     window: int | None = None,
     stride: int | None = None,
     batch_size: int = 8,
+    blend: Blend = "mean",
+    tta: Mapping[str, Any] | None = None,
+    target_size: Size | None = None,
+    output_device: torch.device | str | None = None,
 ) -> torch.Tensor:
-    """Class scores of every pixel, at the pictures' own size.
+    """Class scores of every pixel.
 
     Args:
         model: returns an output that `models.semantic` reads; in evaluation mode.
-        pixel_values: (B, 3, H, W), normalised, on the model's device.
+        pixel_values: (3, H, W) or (B, 3, H, W), normalised, on the model's device.
         mode: `whole` or `slide`.
         window: side of a window in pixels; 512 if None.
         stride: distance of windows in pixels; two thirds of the window if None.
         batch_size: windows that the model sees at once. They are taken across positions and pictures.
+        blend: how overlapping windows are averaged: `mean`, or `smooth` for weights that fade towards their borders.
+        tta: sizes and mirror images that are averaged; see `tta.views`.
+        target_size: (H0, W0) of the answer; (H, W) if None. In whole mode the model's maps go straight to it, in
+            slide mode the averaged scores are resized (bilinear).
+        output_device: where the scores are collected, strip by strip: the host, where a device's memory would not
+            hold them. The pictures' device if None.
 
     Returns:
-        (B, C, H, W) float32 scores; see `models.semantic.semantic_scores` for their scale.
+        (B, C, H0, W0) float32 scores; see `models.semantic.semantic_scores` for their scale.
 
     Raises:
-        ValueError: on an unknown mode, or a window and stride that leave gaps.
+        ValueError: on an unknown mode or blend, a window and stride that leave gaps, or a picture beyond
+            `WHOLE_MAX_PIXELS` in whole mode.
     """
-    window, stride = resolve_window(mode, window, stride)
-    size = (pixel_values.shape[-2], pixel_values.shape[-1])
-    if mode == "whole":
-        return semantic_scores(model(pixel_values=pixel_values), size)
-    height, width = min(window, size[0]), min(window, size[1])
-    tops, lefts = window_positions(size[0], window, stride), window_positions(size[1], window, stride)
-    places = [(b, top, left) for b in range(len(pixel_values)) for top in tops for left in lefts]
-    total: torch.Tensor | None = None
-    for start in range(0, len(places), batch_size):
-        chosen = places[start : start + batch_size]
-        crops = torch.stack([pixel_values[b, :, y : y + height, x : x + width] for b, y, x in chosen])
-        outputs = model(pixel_values=crops)
-        # Scores of one window at a time: those of a batch, each with its classes and queries at full resolution,
-        # would need many times the memory of the sum.
-        for output, (b, y, x) in zip(_one_by_one(outputs), chosen, strict=True):
-            scores = semantic_scores(output, (height, width))[0]
-            if total is None:
-                total = scores.new_zeros((len(pixel_values), len(scores), *size))
-            total[b, :, y : y + height, x : x + width] += scores
-    assert total is not None  # window_positions never returns an empty list
-    return total.div_(_coverage(tops, height, size[0], total)[:, None] * _coverage(lefts, width, size[1], total))
+    pixel_values, size = _batch(pixel_values, target_size)
+    scores = torch.empty(0)
+    sources = _sources(model, pixel_values, size, mode, window, stride, batch_size, blend, tta)
+    for top, strip in score_strips(sources, size):
+        if top == 0:
+            scores = torch.empty((*strip.shape[:2], *size), device=output_device or strip.device)
+        scores[:, :, top : top + strip.shape[2]] = strip
+    return scores
 
 
 @torch.inference_mode()
@@ -115,20 +89,15 @@ def predict_label_map(
     window: int | None = None,
     stride: int | None = None,
     batch_size: int = 8,
+    blend: Blend = "mean",
+    tta: Mapping[str, Any] | None = None,
 ) -> torch.Tensor:
-    """The best class of every pixel.
-
-    Args:
-        pixel_values: (3, H, W) or (B, 3, H, W), normalised, on the model's device.
-        target_size: (H0, W0) of the label map, usually the size of the photograph before any resizing; scores are
-            resized to it (bilinear) before the best class is taken. (H, W) if None.
-
-    The other arguments, and the errors, are those of `predict_scores`.
+    """The best class of every pixel; arguments and errors are those of `predict_scores`.
 
     Returns:
         (B, H0, W0) int64 train ids; B is 1 for a picture without a batch dimension.
     """
-    return predict_best(model, pixel_values, target_size, mode, window, stride, batch_size)[0]
+    return predict_best(model, pixel_values, target_size, mode, window, stride, batch_size, blend, tta)[0]
 
 
 @torch.inference_mode()
@@ -140,52 +109,128 @@ def predict_best(
     window: int | None = None,
     stride: int | None = None,
     batch_size: int = 8,
+    blend: Blend = "mean",
+    tta: Mapping[str, Any] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `predict_label_map`, with the score of each pixel's best class.
+    """As `predict_label_map`, with the score of each pixel's best class. Of equal scores the lower class wins.
 
-    The scores of all classes are never held at the target size. In whole mode the model's maps go straight to it.
+    The scores of all classes are held for a few rows only.
 
     Returns:
         (B, H0, W0) int64 train ids, and (B, H0, W0) float32 scores.
     """
-    if pixel_values.ndim == 3:
-        pixel_values = pixel_values[None]
-    size = target_size or (pixel_values.shape[-2], pixel_values.shape[-1])
-    if mode == "slide":
-        return _best_of_resized(predict_scores(model, pixel_values, mode, window, stride, batch_size), size)
-    resolve_window(mode, window, stride)
-    return semantic_labels_and_scores(model(pixel_values=pixel_values), size)
-
-
-def _best_of_resized(scores: torch.Tensor, size: Size) -> tuple[torch.Tensor, torch.Tensor]:
-    """Best class and its score at another size, a few classes at a time; of equal scores the lower class wins."""
-    if scores.shape[-2:] == tuple(size):
-        best, labels = scores.max(dim=1)
-        return labels, best
-    labels = best = torch.empty(0)
-    for first in range(0, scores.shape[1], _CLASSES_AT_ONCE):
-        some = scores[:, first : first + _CLASSES_AT_ONCE]
-        some = F.interpolate(some, size=size, mode="bilinear", align_corners=False)
-        highest, winner = some.max(dim=1)
-        if first == 0:
-            labels, best = winner, highest
-        else:
-            labels = torch.where(highest > best, winner + first, labels)
-            best = torch.maximum(highest, best)
+    pixel_values, size = _batch(pixel_values, target_size)
+    shape = (len(pixel_values), *size)
+    labels = torch.empty(shape, dtype=torch.int64, device=pixel_values.device)
+    best = torch.empty(shape, device=pixel_values.device)
+    sources = _sources(model, pixel_values, size, mode, window, stride, batch_size, blend, tta)
+    for top, strip in score_strips(sources, size):
+        part = slice(top, top + strip.shape[2])
+        torch.max(strip, dim=1, out=(best[:, part], labels[:, part]))
     return labels, best
 
 
-def _one_by_one(outputs: Any) -> Iterator[SimpleNamespace]:
-    """The output of each picture of a batch, as that of a batch of one: what `models.semantic` reads of it."""
-    names = ("class_queries_logits", "masks_queries_logits", "logits")
-    parts = {name: values for name in names if (values := getattr(outputs, name, None)) is not None}
-    for rows in zip(*(values.split(1) for values in parts.values()), strict=True):
-        yield SimpleNamespace(**dict(zip(parts, rows, strict=True)))
+def score_strips(sources: list[RowScores], size: Size) -> Iterator[tuple[int, torch.Tensor]]:
+    """(first row, mean scores (B, C, rows, W) of the sources), top to bottom."""
+    first = sources[0].rows(0, 1)
+    per_strip = rows_per_strip(first, sources[0].channels * size[1])
+    for top in range(0, size[0], per_strip):
+        bottom = min(top + per_strip, size[0])
+        total = sources[0].rows(top, bottom)
+        for source in sources[1:]:
+            total += source.rows(top, bottom)
+        yield top, total.div_(len(sources)) if len(sources) > 1 else total
 
 
-def _coverage(positions: list[int], window: int, length: int, like: torch.Tensor) -> torch.Tensor:
-    """(length,) how many windows cover each pixel along one side."""
-    counts = torch.zeros(length)
-    for start in positions:
-        counts[start : start + window] += 1
-    return counts.to(like)
+class Resized:
+    """Scores of another source at another size (bilinear, `align_corners=False`)."""
+
+    def __init__(self, source: RowScores, source_size: Size, size: Size) -> None:
+        self.source, self.source_size, self.size = source, source_size, size
+        place = ((torch.arange(size[0]) + 0.5) * (source_size[0] / size[0]) - 0.5).clamp(min=0)
+        self._above = place.long().clamp(max=source_size[0] - 1)
+        self._below = (self._above + 1).clamp(max=source_size[0] - 1)
+        self._share = (place - self._above)[:, None]
+
+    @property
+    def channels(self) -> int:
+        return self.source.channels
+
+    def rows(self, top: int, bottom: int) -> torch.Tensor:
+        """(B, C, bottom - top, W) float32 scores."""
+        above, below = self._above[top:bottom], self._below[top:bottom]
+        start = int(above[0])
+        given = self.source.rows(start, int(below[-1]) + 1)
+        if given.shape[-1] != self.size[1]:
+            shape = (given.shape[-2], self.size[1])
+            given = F.interpolate(given, size=shape, mode="bilinear", align_corners=False)
+        upper, lower = (rows.to(given.device) - start for rows in (above, below))
+        return torch.lerp(given[:, :, upper], given[:, :, lower], self._share[top:bottom].to(given.device))
+
+
+class Mirrored:
+    """Scores of another source, left and right exchanged."""
+
+    def __init__(self, source: RowScores) -> None:
+        self.source = source
+
+    @property
+    def channels(self) -> int:
+        return self.source.channels
+
+    def rows(self, top: int, bottom: int) -> torch.Tensor:
+        """(B, C, bottom - top, W) float32 scores."""
+        return self.source.rows(top, bottom).flip(-1)
+
+
+def _batch(pixel_values: torch.Tensor, target_size: Size | None) -> tuple[torch.Tensor, Size]:
+    if pixel_values.ndim == 3:
+        pixel_values = pixel_values[None]
+    size = target_size or (pixel_values.shape[-2], pixel_values.shape[-1])
+    return pixel_values, (int(size[0]), int(size[1]))
+
+
+def _sources(
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    size: Size,
+    mode: Mode,
+    window: int | None,
+    stride: int | None,
+    batch_size: int,
+    blend: Blend,
+    tta: Mapping[str, Any] | None,
+) -> list[RowScores]:
+    """Scores at the target size, one source for each view of the pictures."""
+    window, stride = resolve_window(mode, window, stride)
+    sources: list[RowScores] = []
+    for view in views(tta):
+        source = _source(model, view.of(pixel_values), size, mode, window, stride, batch_size, blend)
+        sources.append(Mirrored(source) if view.flip else source)
+    return sources
+
+
+def _source(
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    size: Size,
+    mode: Mode,
+    window: int,
+    stride: int,
+    batch_size: int,
+    blend: Blend,
+) -> RowScores:
+    own_size = (pixel_values.shape[-2], pixel_values.shape[-1])
+    if mode == "whole":
+        if own_size[0] * own_size[1] > WHOLE_MAX_PIXELS:
+            raise ValueError(
+                f"a picture of {own_size[1]}×{own_size[0]} pixels is too large to be seen whole (at most "
+                f"{WHOLE_MAX_PIXELS} pixels). Use windows (mode slide), or let the image processor make it smaller."
+            )
+        return ScoreMap(model(pixel_values=pixel_values), size)
+
+    def crop(picture: int, top: int, left: int, height: int, width: int) -> torch.Tensor:
+        return pixel_values[picture, :, top : top + height, left : left + width]
+
+    source = WindowScores(model, crop, len(pixel_values), own_size, window, stride, batch_size, blend)
+    return source if own_size == size else Resized(source, own_size, size)

@@ -3,8 +3,8 @@
 A pixel's score for a class is the sum over queries of the query's probability of that class times its mask's
 probability at that pixel ("MaskFormer", https://arxiv.org/abs/2107.06278, §3.4); the linear head's scores are soft-max
 probabilities.
-Everything is computed in strips of rows, so that neither queries × height × width nor classes × height × width is held
-beyond what is returned.
+Everything is computed some rows at a time, so that neither queries × height × width nor classes × height × width is
+held beyond what is returned.
 """
 
 from __future__ import annotations
@@ -16,26 +16,94 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-#: values held per strip; 2^24 float32 are 64 MiB
+#: values held per strip of rows on an accelerator; 2^24 float32 are 64 MiB
 STRIP_VALUES = 1 << 24
+#: and on a processor, where strips that fit its cache are about twice as fast as large ones
+CACHED_VALUES = 1 << 19
 
 
-def semantic_scores(outputs: Any, size: tuple[int, int]) -> Tensor:
-    """Scores of every class at every pixel.
+class ScoreMap:
+    """Class scores of a model's output at some size, computed for the rows that are asked for.
 
     Args:
         outputs: with `class_queries_logits` (B, Q, C + 1) and `masks_queries_logits` (B, Q, h, w), or with `logits`
             (B, C, h, w).
         size: height and width to compute at.
 
+    Attributes:
+        num_labels: C.
+        channels: the most values per pixel that are held while rows are computed.
+    """
+
+    def __init__(self, outputs: Any, size: tuple[int, int]) -> None:
+        self.height, self.width = int(size[0]), int(size[1])
+        logits = getattr(outputs, "logits", None)
+        self._weights: Tensor | None = None
+        if logits is not None:
+            self._maps, self.num_labels = logits, logits.shape[1]
+        else:
+            self._maps = outputs.masks_queries_logits
+            classes = outputs.class_queries_logits.float().softmax(dim=-1)[..., :-1]
+            self._weights = classes.transpose(1, 2).contiguous()
+            self.num_labels = classes.shape[-1]
+        self.channels = max(self._maps.shape[1], self.num_labels)
+        # Row by row the bilinear rule is a mix of two source rows, clamped at the edges.
+        rows = self._maps.shape[2]
+        centres = torch.arange(self.height, dtype=torch.float32, device=self._maps.device) + 0.5
+        place = (centres * (rows / self.height) - 0.5).clamp(min=0)
+        self._above = place.long().clamp(max=rows - 1)
+        self._below = (self._above + 1).clamp(max=rows - 1)
+        self._share = (place - self._above)[:, None]
+
+    def rows(self, top: int, bottom: int) -> Tensor:
+        """(B, C, bottom - top, width) float32 scores; of mask heads not normalised, a pixel's need not sum to one."""
+        with torch.autocast(self._maps.device.type, enabled=False):
+            maps = self._resized(top, bottom)
+            if self._weights is None:
+                return maps.softmax(dim=1)
+            scores = torch.bmm(self._weights, maps.sigmoid().flatten(2))
+            return scores.view(*scores.shape[:2], bottom - top, self.width)
+
+    def strips(self) -> Iterator[tuple[int, Tensor]]:
+        """(first row, scores of some rows from there on), top to bottom."""
+        per_strip = rows_per_strip(self._maps, self.channels * self.width)
+        for top in range(0, self.height, per_strip):
+            yield top, self.rows(top, min(top + per_strip, self.height))
+
+    def _resized(self, top: int, bottom: int) -> Tensor:
+        """Rows of `interpolate(maps, (height, width), mode="bilinear", align_corners=False)`, in float32."""
+        rows, columns = self._maps.shape[2:]
+        if rows == self.height:
+            strip = self._maps[:, :, top:bottom].float()
+        else:
+            above, below = self._above[top:bottom], self._below[top:bottom]
+            strip = torch.lerp(
+                self._maps[:, :, above].float(), self._maps[:, :, below].float(), self._share[top:bottom]
+            )
+        if columns != self.width:
+            strip = F.interpolate(strip, size=(bottom - top, self.width), mode="bilinear", align_corners=False)
+        return strip
+
+
+def rows_per_strip(like: Tensor, values_per_row: int) -> int:
+    """How many rows to compute at once, for a batch and on the device of `like`."""
+    budget = CACHED_VALUES if like.device.type == "cpu" else STRIP_VALUES
+    return max(1, budget // max(1, like.shape[0] * values_per_row))
+
+
+def semantic_scores(outputs: Any, size: tuple[int, int]) -> Tensor:
+    """Scores of every class at every pixel.
+
+    Args:
+        outputs, size: as for `ScoreMap`.
+
     Returns:
         (B, C, height, width) float32; of mask heads not normalised, a pixel's scores need not sum to one.
     """
-    height, width = int(size[0]), int(size[1])
     scores = torch.empty(0)
-    for top, strip in _score_strips(outputs, height, width):
+    for top, strip in ScoreMap(outputs, size).strips():
         if top == 0:
-            scores = strip.new_empty((*strip.shape[:2], height, width))
+            scores = strip.new_empty((*strip.shape[:2], int(size[0]), int(size[1])))
         scores[:, :, top : top + strip.shape[2]] = strip
     return scores
 
@@ -48,46 +116,11 @@ def semantic_label_map(outputs: Any, size: tuple[int, int]) -> Tensor:
 def semantic_labels_and_scores(outputs: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Label map (B, height, width) int64 and the winning score at every pixel, float32, of the same shape."""
     best, labels = [], []
-    for _, strip in _score_strips(outputs, int(size[0]), int(size[1])):
+    for _, strip in ScoreMap(outputs, size).strips():
         score, label = strip.max(dim=1)
         best.append(score)
         labels.append(label)
     return torch.cat(labels, dim=1), torch.cat(best, dim=1)
 
 
-def _score_strips(outputs: Any, height: int, width: int) -> Iterator[tuple[int, Tensor]]:
-    """(first row, scores (B, C, rows, width)) strip by strip, top to bottom."""
-    logits = getattr(outputs, "logits", None)
-    if logits is not None:
-        for top, strip in _resized_strips(logits, height, width):
-            yield top, strip.softmax(dim=1)
-        return
-    with torch.autocast(outputs.class_queries_logits.device.type, enabled=False):
-        classes = outputs.class_queries_logits.float().softmax(dim=-1)[..., :-1]
-        weights = classes.transpose(1, 2).contiguous()
-        for top, strip in _resized_strips(outputs.masks_queries_logits, height, width):
-            scores = torch.bmm(weights, strip.sigmoid().flatten(2))
-            yield top, scores.view(*scores.shape[:2], strip.shape[2], width)
-
-
-def _resized_strips(maps: Tensor, height: int, width: int) -> Iterator[tuple[int, Tensor]]:
-    """Strips of `interpolate(maps, (height, width), mode="bilinear", align_corners=False)`, in float32."""
-    batch, channels, rows, columns = maps.shape
-    per_strip = max(1, STRIP_VALUES // max(1, batch * channels * width))
-    # Row by row the bilinear rule is a mix of two source rows, clamped at the edges.
-    place = ((torch.arange(height, dtype=torch.float32, device=maps.device) + 0.5) * (rows / height) - 0.5).clamp(min=0)
-    above = place.long().clamp(max=rows - 1)
-    below = (above + 1).clamp(max=rows - 1)
-    share = (place - above)[:, None]
-    for top in range(0, height, per_strip):
-        part = slice(top, min(top + per_strip, height))
-        if rows == height:
-            strip = maps[:, :, part].float()
-        else:
-            strip = torch.lerp(maps[:, :, above[part]].float(), maps[:, :, below[part]].float(), share[part])
-        if columns != width:
-            strip = F.interpolate(strip, size=(strip.shape[2], width), mode="bilinear", align_corners=False)
-        yield top, strip
-
-
-__all__ = ["semantic_label_map", "semantic_labels_and_scores", "semantic_scores"]
+__all__ = ["ScoreMap", "semantic_label_map", "semantic_labels_and_scores", "semantic_scores"]

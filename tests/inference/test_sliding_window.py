@@ -163,9 +163,9 @@ def test_whole_label_map_is_the_argmax_of_scores_at_the_target_size(make_model, 
 
 
 @pytest.mark.parametrize("target", [None, (50, 61), (11, 13)])
-@pytest.mark.parametrize("classes_at_once", [1, 3, 8])
-def test_slide_label_map_is_the_argmax_of_resized_scores(target, classes_at_once, monkeypatch):
-    monkeypatch.setattr("hf_dinoseg.inference.sliding_window._CLASSES_AT_ONCE", classes_at_once)
+@pytest.mark.parametrize("strip", [1, 1000, 1 << 19])
+def test_slide_label_map_is_the_argmax_of_resized_scores(target, strip, monkeypatch):
+    monkeypatch.setattr("hf_dinoseg.models.semantic.CACHED_VALUES", strip)
     model = QueryModel()
     images = pictures(2, 24, 36)
     scores = torch.stack([slide_from_definition(model, image, 16, 11) for image in images])

@@ -19,7 +19,7 @@ def outputs(height: int = 7, width: int = 9) -> DinoSegOutput:
 @pytest.mark.parametrize("size", [(7, 9), (28, 36), (13, 50), (3, 2), (7, 20), (1, 1)])
 @pytest.mark.parametrize("strip", [1, 300, 1 << 24])
 def test_scores_are_the_published_sum(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], strip: int) -> None:
-    monkeypatch.setattr(semantic, "STRIP_VALUES", strip)
+    monkeypatch.setattr(semantic, "CACHED_VALUES", strip)
     given = outputs()
     masks = F.interpolate(given.masks_queries_logits, size=size, mode="bilinear", align_corners=False).sigmoid()
     classes = given.class_queries_logits.softmax(-1)[..., :3]

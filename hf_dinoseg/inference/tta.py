@@ -1,0 +1,65 @@
+"""Test-time augmentation: a picture is predicted at several sizes, mirrored too, and the scores are averaged.
+
+Scores are averaged as the probabilities that they are, at the size of the answer, each view with the same weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at a picture.
+
+    Attributes:
+        scale: size over the picture's own.
+        flip: mirrored, left to right.
+    """
+
+    scale: float = 1.0
+    flip: bool = False
+
+    def of(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) → (B, 3, round(scale H), round(scale W)), mirrored if so; the tensor itself where nothing
+        changes. Bilinear, with a wider filter for smaller sizes, as Pillow has it."""
+        height, width = pixel_values.shape[-2:]
+        size = scaled_size(height, width, self.scale)
+        if size != (height, width):
+            pixel_values = F.interpolate(
+                pixel_values.float(), size=size, mode="bilinear", align_corners=False, antialias=self.scale < 1
+            ).to(pixel_values.dtype)
+        return pixel_values.flip(-1) if self.flip else pixel_values
+
+
+def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """Height and width of a picture at a scale; at least one pixel."""
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def views(tta: Mapping[str, Any] | None) -> list[View]:
+    """The views that a setting asks for.
+
+    Args:
+        tta: `{"scales": [0.75, 1, 1.25], "flip": True}`, as in a recipe's `evaluation.tta` and a checkpoint's
+            `config.inference`; either key may be left out. None for the picture as it is.
+
+    Raises:
+        ValueError: on another key, or a scale that is no number above 0.
+
+    Example:
+        >>> views({"scales": [0.5, 1], "flip": False})
+        [View(scale=0.5, flip=False), View(scale=1.0, flip=False)]
+    """
+    settings = dict(tta or {})
+    scales, flip = settings.pop("scales", [1.0]), settings.pop("flip", False)
+    if settings:
+        raise ValueError(f"tta has no {', '.join(map(repr, settings))}; it has scales and flip.")
+    if not scales or any(not isinstance(s, (int, float)) or s <= 0 for s in scales):
+        raise ValueError(f"tta.scales is {scales}; write numbers above 0, such as [0.75, 1, 1.25].")
+    return [View(float(scale), mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]

@@ -1,0 +1,169 @@
+"""Where windows lie, what each weighs, and their scores joined into those of the picture, rows at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ..models.semantic import ScoreMap
+
+Mode = Literal["whole", "slide"]
+Blend = Literal["mean", "smooth"]
+Size = tuple[int, int]
+
+DEFAULT_WINDOW = 512
+_LEAST_WEIGHT = 1e-3  # of a window's border when blended smoothly: where one window is alone, it still decides
+
+
+def window_positions(length: int, window: int, stride: int) -> list[int]:
+    """Where windows start along one side of a picture.
+
+    They stand `stride` apart from 0 on; the last is moved back to end with the picture. A window longer than the
+    picture shrinks to it and starts at 0.
+
+    Raises:
+        ValueError: if a number is below 1, or if windows farther apart than they are long would leave gaps.
+
+    Example:
+        >>> window_positions(10, window=4, stride=3), window_positions(11, window=4, stride=3)
+        ([0, 3, 6], [0, 3, 6, 7])
+    """
+    if min(length, window, stride) < 1:
+        raise ValueError(f"length {length}, window {window} and stride {stride} must all be at least 1.")
+    if stride > window:
+        raise ValueError(f"stride {stride} is larger than window {window}: pixels between windows would be left out.")
+    last = max(length - window, 0)
+    return [*range(0, last, stride), last]
+
+
+def resolve_window(mode: str, window: int | None, stride: int | None) -> tuple[int, int]:
+    """Window and stride, with defaults: 512, and two thirds of the window.
+
+    Raises:
+        ValueError: on an unknown mode, or a window and stride that leave gaps.
+    """
+    if mode not in ("whole", "slide"):
+        raise ValueError(f"inference mode {mode!r} is not known; it is one of whole, slide.")
+    window = DEFAULT_WINDOW if window is None else window
+    stride = max(1, 2 * window // 3) if stride is None else stride
+    window_positions(1, window, stride)
+    return window, stride
+
+
+def blend_weights(length: int, blend: Blend) -> torch.Tensor:
+    """(length,) what each row, or column, of a window weighs where windows overlap.
+
+    `mean`: all the same. `smooth`: a raised cosine, next to nothing at the border and 1 in the middle, so that no edge
+    of a window shows.
+
+    Raises:
+        ValueError: on another name.
+    """
+    if blend == "mean":
+        return torch.ones(length)
+    if blend != "smooth":
+        raise ValueError(f"blend {blend!r} is not known; it is one of mean, smooth.")
+    phase = (torch.arange(length, dtype=torch.float64) + 0.5) * (2 * math.pi / length)
+    return (_LEAST_WEIGHT + (1 - _LEAST_WEIGHT) * (0.5 - 0.5 * phase.cos())).float()
+
+
+class WindowScores:
+    """Class scores of pictures of one size, averaged over windows, for the rows that are asked for.
+
+    Rows are asked for from top to bottom. The model sees a window when the first of its rows is needed, and what it
+    said of a window (small maps, not scores) is forgotten when rows below it are asked for. Neither the pictures nor
+    the scores of all classes are ever held in full, whatever the size.
+
+    Args:
+        model: returns an output that `models.semantic.ScoreMap` reads; in evaluation mode.
+        crop: `crop(picture, top, left, height, width)` gives (3, height, width) normalised pixels of the picture of
+            that number, on the model's device; called with tops that never decrease.
+        pictures: how many there are.
+        size: height and width of all of them.
+        window, stride: of the windows, in pixels.
+        batch_size: windows that the model sees at once, taken across positions and pictures.
+        blend: how overlapping windows are averaged; see `blend_weights`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        crop: Callable[[int, int, int, int, int], torch.Tensor],
+        pictures: int,
+        size: Size,
+        window: int,
+        stride: int,
+        batch_size: int,
+        blend: Blend = "mean",
+    ) -> None:
+        self.model, self.crop, self.pictures, self.size = model, crop, pictures, size
+        self.height, self.width = min(window, size[0]), min(window, size[1])
+        self.batch_size = batch_size
+        self.blend = blend
+        tops, lefts = window_positions(size[0], window, stride), window_positions(size[1], window, stride)
+        self._waiting = [(top, b, left) for top in tops for b in range(pictures) for left in lefts]
+        self._waiting.reverse()  # the next one last
+        self._seen: list[tuple[int, int, int, ScoreMap]] = []
+        self._of_row, self._of_column = blend_weights(self.height, blend), blend_weights(self.width, blend)
+        self._row_total = _coverage(tops, self._of_row, size[0])
+        self._column_total = _coverage(lefts, self._of_column, size[1])
+
+    @property
+    def channels(self) -> int:
+        """The most values per pixel that are held while rows are computed."""
+        self._look(1)
+        return self._seen[0][3].channels
+
+    def rows(self, top: int, bottom: int) -> torch.Tensor:
+        """(B, C, bottom - top, W) float32 scores. `top` never decreases from call to call."""
+        self._seen = [seen for seen in self._seen if seen[0] + self.height > top]
+        self._look(bottom)
+        first = self._seen[0][3]
+        total: torch.Tensor | None = None
+        for y, b, x, scores in self._seen:
+            start, end = max(top, y), min(bottom, y + self.height)
+            if start >= end:
+                continue
+            strip = scores.rows(start - y, end - y)[0]
+            if total is None:
+                total = strip.new_zeros((self.pictures, first.num_labels, bottom - top, self.size[1]))
+                self._to(strip)
+            if self.blend != "mean":
+                strip = strip * (self._of_row[start - y : end - y, None] * self._of_column)
+            total[b, :, start - top : end - top, x : x + self.width] += strip
+        assert total is not None  # windows cover every row
+        return total.div_(self._row_total[top:bottom, None] * self._column_total)
+
+    def _look(self, bottom: int) -> None:
+        """Show the model all windows that begin above row `bottom`."""
+        while self._waiting and self._waiting[-1][0] < bottom:
+            chosen = [self._waiting.pop() for _ in range(min(self.batch_size, len(self._waiting)))]
+            crops = torch.stack([self.crop(b, y, x, self.height, self.width) for y, b, x in chosen])
+            outputs = self.model(pixel_values=crops)
+            for output, (y, b, x) in zip(_one_by_one(outputs), chosen, strict=True):
+                self._seen.append((y, b, x, ScoreMap(output, (self.height, self.width))))
+
+    def _to(self, like: torch.Tensor) -> None:
+        for name in ("_of_row", "_of_column", "_row_total", "_column_total"):
+            setattr(self, name, getattr(self, name).to(like))
+
+
+def _one_by_one(outputs: Any) -> Iterator[SimpleNamespace]:
+    """The output of each picture of a batch, as that of a batch of one: what `models.semantic` reads of it."""
+    names = ("class_queries_logits", "masks_queries_logits", "logits")
+    parts = {name: values for name in names if (values := getattr(outputs, name, None)) is not None}
+    for rows in zip(*(values.split(1) for values in parts.values()), strict=True):
+        yield SimpleNamespace(**dict(zip(parts, rows, strict=True)))
+
+
+def _coverage(positions: list[int], weights: torch.Tensor, length: int) -> torch.Tensor:
+    """(length,) what the windows over each pixel along one side weigh together."""
+    total = torch.zeros(length)
+    for start in positions:
+        total[start : start + len(weights)] += weights
+    return total
