@@ -28,6 +28,7 @@ from .data import (
 from .doctor import quick_checks
 from .hub.card import model_card
 from .hub.converters import init_head_from
+from .inference import Background
 from .labels import LabelSpace
 from .losses import MaskClassificationLoss, PixelLoss, balanced_class_weights
 from .metrics import without_nan
@@ -87,6 +88,7 @@ def build_model(recipe: Recipe) -> DinoSegForSemanticSegmentation:
         label2id=recipe.labels.label2id,
         inference=build_inference(recipe),
         freeze_backbone=recipe.model.tune == "head",
+        background_threshold=recipe.evaluation.background_threshold,
         **fields,
     )
     if recipe.model.init_head_from:
@@ -104,7 +106,14 @@ def build_inference(recipe: Recipe) -> dict[str, Any]:
         "window": evaluation.window,
         "stride": evaluation.stride,
         "batch_size": evaluation.batch_size,
+        "blend": evaluation.blend,
+        "tta": evaluation.tta.model_dump(),
     }
+
+
+def build_background(recipe: Recipe, stored: float | None = None) -> Background:
+    """What is answered where no class is likely; `stored` is the checkpoint's threshold."""
+    return Background.resolve(recipe.evaluation.background, recipe.evaluation.background_threshold, stored)
 
 
 def build_criterion(recipe: Recipe, train: Dataset | None = None) -> MaskClassificationLoss | PixelLoss:
@@ -200,9 +209,10 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
         criterion=build_criterion(recipe, data["train"]),
         label_space=recipe.labels,
         inference=build_inference(recipe),
+        background=build_background(recipe),
         processing_class=processor,
         train_dataset=build_train_dataset(recipe, data["train"]),
-        eval_dataset=EvalDataset(evenly(data["validation"], recipe.evaluation.max_samples), processor),
+        eval_dataset=EvalDataset(evenly(data["validation"], recipe.evaluation.max_samples), processor, recipe.labels),
         panels=recipe.evaluation.panels,
         backbone_learning_rate_multiplier=recipe.model.backbone_learning_rate_multiplier,
         layer_decay=recipe.model.layer_decay if recipe.model.tune == "llrd" else 1.0,
@@ -216,7 +226,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
 
     # the best weights are back; during training a part of the validation set may have been enough, here it is all
     trainer.state.global_step = step
-    metrics = _evaluate(trainer, EvalDataset(data["validation"], processor), folder / "panels" / "final")
+    metrics = _evaluate(trainer, EvalDataset(data["validation"], processor, recipe.labels), folder / "panels" / "final")
     metrics["step"] = step
     metrics["train_images"] = len(data["train"])
     metrics["seconds"] = round(time.time() - started, 1)
@@ -257,13 +267,14 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
         args = TrainingArguments(**_training_arguments(recipe) | {"output_dir": str(folder), "push_to_hub": False})
         with args.main_process_first(desc="reading masks"):
             split = build_data(recipe)["validation"]
-        dataset = EvalDataset(split, processor)
+        dataset = EvalDataset(split, processor, recipe.labels)
         trainer = DinoSegTrainer(
             model,
             args,
             criterion=None,
             label_space=recipe.labels,
             inference=build_inference(recipe),
+            background=build_background(recipe, model.config.background_threshold),
             processing_class=processor,
             eval_dataset=dataset,
             panels=recipe.evaluation.panels if output else 0,
@@ -314,6 +325,8 @@ def _evaluate(trainer: DinoSegTrainer, dataset: EvalDataset, panels: Path) -> di
     result = dict(trainer.streamed.summary)
     result["seconds_per_image"] = round(measured["eval_runtime"] / max(result["num_images"], 1), 4)
     result["inference"] = trainer.inference
+    policy = {"policy": trainer.background.policy, "threshold": trainer.background.threshold}
+    result["background"] = {**policy, **result.get("background", {})}
     result["versions"] = {"python": platform.python_version()} | {
         name: version(name) for name in ("hf-dinoseg", "torch", "transformers", "datasets", "accelerate")
     }

@@ -8,6 +8,7 @@ from .masks import read_image, read_label_map, read_mask
 from .sources import load_folder, load_synthetic_retina
 from .synthetic import draw_fundus
 from .targets import class_counts, class_masks, classes_present, prepare_targets
+from .zero import with_zero, zero_is_void, zero_mask
 
 __all__ = [
     "DataError",
@@ -27,4 +28,7 @@ __all__ = [
     "read_image",
     "read_label_map",
     "read_mask",
+    "with_zero",
+    "zero_is_void",
+    "zero_mask",
 ]

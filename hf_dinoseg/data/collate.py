@@ -30,13 +30,11 @@ def collate_eval(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """An evaluation batch: pictures of any size side by side.
 
     Returns:
-        `index` (B,) int64; `pixel_values` list of (3, H, W) float32; `labels` list of (H0, W0) train ids.
+        `index` (B,) int64; `pixel_values` list of (3, H, W) float32; `labels` list of (H0, W0) train ids; `zero`, if
+        the items have it, list of (H0, W0) bool.
     """
-    return {
-        "index": torch.tensor([item["index"] for item in items], dtype=torch.int64),
-        "pixel_values": [item["pixel_values"] for item in items],
-        "labels": [item["labels"] for item in items],
-    }
+    lists = {name: [item[name] for item in items] for name in ("pixel_values", "labels", "zero") if name in items[0]}
+    return {"index": torch.tensor([item["index"] for item in items], dtype=torch.int64), **lists}
 
 
 def expand_batch(batch: Mapping[str, Any], image_mean: Sequence[float], image_std: Sequence[float]) -> dict[str, Any]:

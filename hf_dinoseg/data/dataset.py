@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from ..labels import LabelSpace
 from .augment import TrainTransform
-from .masks import read_image, read_label_map
+from .masks import cell_name, read_image, read_label_map, read_mask
 from .targets import classes_present
+from .zero import zero_is_void, zero_mask
 
 
 def _label_tensor(label_map: np.ndarray) -> torch.Tensor:
@@ -70,22 +72,29 @@ class EvalDataset(Dataset[dict[str, Any]]):
     Args:
         dataset: prepared rows (`targets.prepare_targets`).
         processor: a transformers image processor; called as `processor(images=picture, return_tensors="pt")`.
+        label_space: where its id 0 is void, samples tell it from other void, for figures of the background.
     """
 
-    def __init__(self, dataset: datasets.Dataset, processor: Any) -> None:
+    def __init__(self, dataset: datasets.Dataset, processor: Any, label_space: LabelSpace | None = None) -> None:
         self.ids: list[str] = list(dataset["id"])
-        self.dataset = dataset.select_columns(["image", "label_map"])
+        self.zero_of = label_space if label_space is not None and zero_is_void(label_space) else None
+        self.dataset = dataset.select_columns(["image", "label_map", *(["mask"] if self.zero_of else [])])
         self.processor = processor
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """`index` int, `pixel_values` (3, H, W) float32, `labels` (H0, W0) uint8 or int32 train ids."""
+        """`index` int, `pixel_values` (3, H, W) float32, `labels` (H0, W0) uint8 or int32 train ids; `zero` (H0, W0)
+        bool, where the mask says 0, if 0 is void."""
         row = self.dataset[index]
         processed = self.processor(images=read_image(row["image"]), return_tensors="pt")
-        return {
+        item = {
             "index": index,
             "pixel_values": processed["pixel_values"][0],
             "labels": _label_tensor(read_label_map(row["label_map"])),
         }
+        if self.zero_of is not None:
+            mask = read_mask(row["mask"], self.zero_of.encoding)
+            item["zero"] = torch.from_numpy(zero_mask(mask, self.zero_of, cell_name(row["mask"])))
+        return item

@@ -80,13 +80,7 @@ def examine_checkpoint(
     # By the recipe's reading of the masks, where that is possible: a shift of ids can only be seen so.
     same_size = label_space.num_labels == segmenter.label_space.num_labels
     space = label_space if same_size else segmenter.label_space
-    inference = {
-        "mode": segmenter.mode,
-        "window": segmenter.window,
-        "stride": segmenter.stride,
-        "batch_size": segmenter.batch_size,
-    }
-    seen = probe(segmenter.model, segmenter.processor, space, rows, inference, samples)
+    seen = probe(segmenter.model, segmenter.processor, space, rows, segmenter.inference, samples)
     return [*findings, *check_predictions(seen, space, segmenter.background_threshold)]
 
 

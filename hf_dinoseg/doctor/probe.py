@@ -70,7 +70,7 @@ def probe(
         processor: the checkpoint's image processor.
         space: the checkpoint's label space.
         rows: pairs, as the sources give them.
-        inference: `mode`, `window`, `stride`, `batch_size` of `inference.predict_scores`.
+        inference: `mode`, `window`, `stride`, … of `inference.predict_scores`.
         samples: pictures at most.
     """
     settings: dict[str, Any] = {k: v for k, v in dict(inference or {}).items() if v is not None}

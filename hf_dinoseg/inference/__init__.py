@@ -1,10 +1,12 @@
 """Inference: one path from pictures to label maps, in training, on the command line and in Python."""
 
+from .background import Background
 from .segmenter import SegmentationResult, Segmenter
 from .sliding_window import predict_best, predict_label_map, predict_scores
 from .windows import window_positions
 
 __all__ = [
+    "Background",
     "SegmentationResult",
     "Segmenter",
     "predict_best",

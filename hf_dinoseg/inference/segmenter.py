@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -16,8 +17,10 @@ from transformers.image_utils import load_image
 from ..labels import LabelSpace
 from ..models.image_processing_dinoseg import DinoSegImageProcessor
 from ..models.modeling_dinoseg import DinoSegForSemanticSegmentation
+from .background import Background
 from .sliding_window import predict_best
-from .windows import Mode, resolve_window
+from .tta import views
+from .windows import Blend, Mode, blend_weights, resolve_window
 
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray
 
@@ -76,9 +79,11 @@ class Segmenter:
         window, stride: of the windows, in pixels; 512 and two thirds of the window if None.
         batch_size: windows that the model sees at once.
         background_threshold: pixels whose best score is below it become void (`label_space.void_id`); None for never.
+        blend: how overlapping windows are averaged, `mean` or `smooth`.
+        tta: sizes and mirror images that are averaged, such as `{"scales": [0.75, 1, 1.25], "flip": True}`.
 
     Raises:
-        ValueError: on an unknown mode, or a window and stride that leave gaps.
+        ValueError: on an unknown mode, blend or augmentation, or a window and stride that leave gaps.
 
     Example:
         >>> segmenter = Segmenter.from_pretrained("out/quickstart")  # doctest: +SKIP
@@ -95,6 +100,8 @@ class Segmenter:
         stride: int | None = None,
         batch_size: int = 8,
         background_threshold: float | None = None,
+        blend: Blend = "mean",
+        tta: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model.eval()
         self.processor = processor
@@ -103,6 +110,20 @@ class Segmenter:
         self.window, self.stride = resolve_window(mode, window, stride)
         self.batch_size = batch_size
         self.background_threshold = background_threshold
+        blend_weights(1, blend), views(tta)  # to refuse what is unknown before any picture
+        self.blend: Blend = blend
+        self.tta = dict(tta) if tta else None
+
+    @property
+    def background(self) -> Background:
+        """What is answered where no class is likely."""
+        return Background.resolve(threshold=self.background_threshold)
+
+    @property
+    def inference(self) -> dict[str, Any]:
+        """The settings, as `predict_best` and `predict_scores` take them."""
+        names = ("mode", "window", "stride", "batch_size", "blend", "tta")
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_pretrained(
@@ -114,14 +135,21 @@ class Segmenter:
         stride: int | None = None,
         batch_size: int | None = None,
         background_threshold: float | None = None,
+        background: Literal["none", "threshold"] | None = None,
+        blend: Blend | None = None,
+        tta: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> Segmenter:
         """Load a checkpoint folder or a Hub id.
 
-        What is not given follows the checkpoint: mode, window, stride and batch size the evaluation that its figures
-        come from (`config.inference`; whole pictures if it says nothing), the threshold `config.background_threshold`.
+        What is not given follows the checkpoint: mode, windows, blending and augmentation the evaluation that its
+        figures come from (`config.inference`; whole pictures if it says nothing), the threshold
+        `config.background_threshold`.
 
         Args:
+            background: `none` for the best class everywhere, whatever threshold the checkpoint has; `threshold` to
+                make sure of one.
+            tta: `{}` for none, whatever the checkpoint does.
             device: where the model goes; the machine's accelerator if None and there is one.
             kwargs: go to `from_pretrained` of the model (`dtype`, `attn_implementation`, …); those that say where
                 the files are (`revision`, `token`, `cache_dir`, …) to that of the processor too.
@@ -139,8 +167,8 @@ class Segmenter:
         # Window and stride belong together: a window of one's own comes with its own default stride.
         if window is None:
             window, stride = saved.get("window"), saved.get("stride") if stride is None else stride
-        if background_threshold is None:
-            background_threshold = getattr(config, "background_threshold", None)
+        stored = getattr(config, "background_threshold", None)
+        chosen = Background.resolve(background, background_threshold, stored)
         if device is None and torch.accelerator.is_available():
             device = torch.accelerator.current_accelerator()
         return cls(
@@ -151,7 +179,9 @@ class Segmenter:
             window=window,
             stride=stride,
             batch_size=batch_size or saved.get("batch_size", 8),
-            background_threshold=background_threshold,
+            background_threshold=chosen.threshold,
+            blend=blend or saved.get("blend", "mean"),
+            tta=saved.get("tta") if tta is None else tta,
         )
 
     @overload
@@ -183,13 +213,9 @@ class Segmenter:
             self.model,
             pixel_values.to(device=parameter.device, dtype=parameter.dtype),
             (image.height, image.width),
-            self.mode,
-            self.window,
-            self.stride,
-            self.batch_size,
+            **self.inference,
         )
-        if self.background_threshold is not None:
-            train_ids = train_ids.masked_fill(scores < self.background_threshold, self.label_space.ignore_index)
+        train_ids = self.background.apply(train_ids, scores, self.label_space.ignore_index)
         label_map = self.label_space.decode(train_ids[0].cpu().numpy())
         return SegmentationResult(label_map, scores[0].cpu().numpy(), image, self.label_space)
 

@@ -150,6 +150,15 @@ class Loss(Section):
         return self
 
 
+class TestTimeAugmentation(Section):
+    """Views of a picture whose scores are averaged."""
+
+    scales: list[Annotated[float, Field(gt=0)]] = Field(
+        default=[1.0], min_length=1, description="sizes over the picture's own, such as [0.75, 1, 1.25]"
+    )
+    flip: bool = Field(default=False, description="each size mirrored as well")
+
+
 class Evaluation(Section):
     """How a picture is predicted and measured, during training and after."""
 
@@ -157,6 +166,20 @@ class Evaluation(Section):
     window: PositiveInt | None = Field(None, description="side of a window, in pixels; null is data.crop_size")
     stride: PositiveInt | None = Field(None, description="step from window to window; null is two thirds of window")
     batch_size: PositiveInt = Field(4, description="windows that go through the model together")
+    blend: Literal["mean", "smooth"] = Field(
+        "mean", description="windows that overlap count the same, or fade towards their borders"
+    )
+    tta: TestTimeAugmentation = Field(
+        TestTimeAugmentation(), description="test-time augmentation, e.g. {scales: [0.75, 1, 1.25], flip: true}"
+    )
+    background: Literal["none", "threshold", "truth"] | None = Field(
+        None,
+        description="what is answered where no class is likely: the best class all the same, none below a threshold, "
+        "or (in pictures only) what the truth says; null is threshold if there is one, else none",
+    )
+    background_threshold: float | None = Field(
+        None, gt=0, description="best scores below it are no class; null is the checkpoint's, see dinoseg calibrate"
+    )
     max_samples: PositiveInt | None = Field(
         None, description="pictures per evaluation while training, spread over the set; null is all"
     )
@@ -167,6 +190,15 @@ class Evaluation(Section):
     def _windows_touch(self) -> Evaluation:
         if self.window and self.stride and self.stride > self.window:
             raise ValueError(f"stride {self.stride} is larger than window {self.window}, so pixels would be left out.")
+        return self
+
+    @model_validator(mode="after")
+    def _threshold_is_used(self) -> Evaluation:
+        if self.background_threshold is not None and self.background in ("none", "truth"):
+            raise ValueError(
+                f"background_threshold {self.background_threshold} is not used with background {self.background}; "
+                "write background: threshold, or take it out."
+            )
         return self
 
 

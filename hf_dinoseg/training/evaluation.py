@@ -8,7 +8,7 @@ import torch
 from transformers import EvalPrediction
 
 from ..labels import LabelSpace
-from ..metrics import summarize
+from ..metrics import background_figures, summarize
 
 
 class StreamedMetrics:
@@ -32,7 +32,8 @@ class StreamedMetrics:
     def __call__(self, step: EvalPrediction, compute_result: bool) -> dict[str, float]:
         """
         Args:
-            step: `predictions` (B, ...) int64 confusion matrices of single images, `label_ids` (B,) their indices.
+            step: `predictions` (B, ...) int64 matrices of single images, as `DinoSegTrainer.prediction_step` gives
+                them, `label_ids` (B,) their indices.
             compute_result: whether this is the last step.
 
         Returns:
@@ -45,7 +46,10 @@ class StreamedMetrics:
                 self._running = matrix.clone() if self._running is None else self._running + matrix
         if not compute_result or self._running is None:
             return {}
-        self.matrix, self._running = self._running, None
+        counted, self._running = self._running, None
+        self.matrix = counted if counted.ndim == 2 else counted[1, :-1]
         self.summary = {**summarize(self.matrix, self.label_space), "num_images": len(self._seen)}
+        if counted.ndim == 3:
+            self.summary["background"] = background_figures(counted)
         self._seen = set()
         return {key: value for key, value in self.summary.items() if isinstance(value, (int, float))}

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..data import zero_is_void
+from ..inference import Background
 from ..labels import LabelSpace
 from ..visualize import panel
 
@@ -23,6 +25,7 @@ class PanelWriter:
         count: how many to draw, spread evenly over the set, so that they are the same each time.
         label_space: restores original ids, and knows names and colours.
         image_mean, image_std: undo the normalisation of `pixel_values`.
+        background: the policy that the predictions follow. Where 0 is void, or there is a threshold, panels name it.
     """
 
     def __init__(
@@ -33,12 +36,14 @@ class PanelWriter:
         label_space: LabelSpace,
         image_mean: Sequence[float],
         image_std: Sequence[float],
+        background: Background | None = None,
     ) -> None:
         chosen = np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)
         self.names = {int(i): re.sub(r"[^\w.-]+", "_", ids[int(i)]) for i in chosen}
         self.folder = folder
         self.label_space = label_space
         self.image_mean, self.image_std = image_mean, image_std
+        self.background = background or Background()
 
     def write(self, index: int, pixel_values: torch.Tensor, truth: torch.Tensor, prediction: torch.Tensor) -> None:
         """Draw one image if it was chosen.
@@ -55,12 +60,15 @@ class PanelWriter:
         pixels = (pixel_values.float().cpu() * std + mean).mul(255).round().clamp(0, 255).byte()
         image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
         height, width = truth.shape
+        prediction = self.background.drawn(prediction, truth, self.label_space.ignore_index)
+        named = zero_is_void(self.label_space) or self.background.policy != "none"
         drawn = panel(
             image.resize((width, height)) if image.size != (width, height) else image,
             self.label_space.decode(truth.cpu().numpy()),
             self.label_space.decode(prediction.cpu().numpy()),
             self.label_space,
             title=self.names[index],
+            note=self.background.caption if named else "",
         )
         self.folder.mkdir(parents=True, exist_ok=True)
         drawn.save(self.folder / f"{self.names[index]}.png")

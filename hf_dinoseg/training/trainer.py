@@ -15,10 +15,10 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..data import EvalDataset, SegmentationDataset, collate, collate_eval, expand_batch
-from ..inference import predict_label_map
+from ..inference import Background, predict_best
 from ..labels import LabelSpace
 from ..losses import MaskClassificationLoss, PixelLoss
-from ..metrics import confusion_matrix, per_class_table
+from ..metrics import background_matrices, confusion_matrix, per_class_table
 from .callbacks import EpochCallback
 from .errors import RunError
 from .evaluation import StreamedMetrics
@@ -39,7 +39,7 @@ class DinoSegTrainer(Trainer):
 
     * workers hand over bytes (`data.collate`); `pixel_values`, `mask_labels` and `class_labels` are made on the device;
     * `compute_loss` runs `criterion` with void masked out, normalised over all processes and accumulation steps;
-    * evaluation predicts label maps at the original size through `inference.predict_label_map`, the function that
+    * evaluation predicts label maps at the original size through `inference.predict_best`, the function that
       `Segmenter` uses too, and keeps one confusion matrix.
 
     Args:
@@ -48,7 +48,8 @@ class DinoSegTrainer(Trainer):
         processing_class: the image processor, saved beside the model.
         criterion: the loss; None for a trainer that only evaluates.
         label_space: restores original ids in metrics and pictures.
-        inference: `{"mode": "whole" | "slide", "window": int, "stride": int}`, how evaluation predicts.
+        inference: how evaluation predicts: `mode`, `window`, `stride`, … of `inference.predict_best`.
+        background: what is answered where no class is likely.
         panels: how many pictures each evaluation draws into `output_dir/panels/step-<step>/`.
         backbone_learning_rate_multiplier: the backbone's learning rate as a share of the head's.
         layer_decay: by which it falls from block to block; see `optim.parameter_groups`.
@@ -69,6 +70,7 @@ class DinoSegTrainer(Trainer):
         label_space: LabelSpace,
         inference: dict[str, Any],
         processing_class: Any,
+        background: Background | None = None,
         train_dataset: SegmentationDataset | None = None,
         eval_dataset: EvalDataset | None = None,
         panels: int = 0,
@@ -94,6 +96,7 @@ class DinoSegTrainer(Trainer):
         self.criterion = criterion.to(args.device) if criterion is not None else None
         self.label_space = label_space
         self.inference = inference
+        self.background = background or Background()
         self.backbone_learning_rate_multiplier = backbone_learning_rate_multiplier
         self.layer_decay = layer_decay
         self.backbone_warmup_steps = backbone_warmup_steps
@@ -243,7 +246,7 @@ class DinoSegTrainer(Trainer):
         dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         folder = panel_folder or Path(str(self.args.output_dir)) / "panels" / f"step-{self.state.global_step:06d}"
         self._panel_writer = PanelWriter(
-            folder, dataset.ids, self.panels, self.label_space, self.image_mean, self.image_std
+            folder, dataset.ids, self.panels, self.label_space, self.image_mean, self.image_std, self.background
         )
         with self.own_weights.shown():
             metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
@@ -267,20 +270,24 @@ class DinoSegTrainer(Trainer):
         """Predict label maps at original size.
 
         Returns:
-            (None, (B, C, C + 1) int64 confusion matrices of single images, (B,) their indices).
+            (None, (B, C, C + 1) int64 confusion matrices of single images, (B,) their indices). If the truth knows id
+            0 from other void, (B, 2, C + 1, C + 1): see `metrics.background_matrices`.
         """
         inputs = self._prepare_inputs(inputs)
         matrices = []
+        classes, void = self.label_space.num_labels, self.label_space.ignore_index
+        zeros = inputs.get("zero", [None] * len(inputs["labels"]))
         with torch.no_grad(), self.compute_loss_context_manager():
-            for index, pixel_values, truth in zip(
-                inputs["index"].tolist(), inputs["pixel_values"], inputs["labels"], strict=True
+            for index, pixel_values, truth, zero in zip(
+                inputs["index"].tolist(), inputs["pixel_values"], inputs["labels"], zeros, strict=True
             ):
                 size = (truth.shape[-2], truth.shape[-1])
-                prediction = predict_label_map(model, pixel_values[None], size, **self.inference)[0]
+                best, scores = (x[0] for x in predict_best(model, pixel_values[None], size, **self.inference))
+                prediction = self.background.apply(best, scores, void)
                 matrices.append(
-                    confusion_matrix(
-                        prediction, truth, self.label_space.num_labels, ignore_index=self.label_space.ignore_index
-                    )
+                    confusion_matrix(prediction, truth, classes, void)
+                    if zero is None
+                    else background_matrices(best, prediction, truth, zero, self.label_space)
                 )
                 if self._panel_writer is not None:
                     self._panel_writer.write(index, pixel_values, truth, prediction)

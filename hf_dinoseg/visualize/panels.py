@@ -35,6 +35,7 @@ def panel(
     prediction: np.ndarray,
     label_space: LabelSpace,
     title: str = "",
+    note: str = "",
 ) -> Image.Image:
     """Image, truth, prediction and error side by side, with the classes that occur named below.
 
@@ -46,6 +47,7 @@ def panel(
         truth: (H, W) original ids, or None.
         prediction: (H, W) original ids.
         title: a line above, such as the picture's name; shortened where it does not fit.
+        note: said beside the heading of the prediction, such as what it does with background.
 
     Returns:
         An RGB image whose cells are at most 360 pixels high and 480 wide.
@@ -57,7 +59,10 @@ def panel(
     image = image.convert("RGB")
     size = _cell_size(image.size)
     maps = [prediction]
-    cells = [("image", _fit(image, size)), ("prediction", _draw_map(prediction, label_space, size))]
+    cells = [
+        ("image", _fit(image, size)),
+        (f"prediction: {note}" if note else "prediction", _draw_map(prediction, label_space, size)),
+    ]
     extra: list[_Entry] = []
     if truth is not None:
         check_size(image, truth, "truth")

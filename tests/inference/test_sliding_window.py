@@ -201,3 +201,59 @@ def test_low_precision_outputs_are_summed_in_float32():
 
 def test_no_gradient_is_recorded():
     assert not predict_scores(QueryModel(), pictures(1, 8, 8)).requires_grad
+
+
+@pytest.mark.parametrize("make_model", MODELS)
+@pytest.mark.parametrize(("height", "width"), [(37, 53), (9, 40), (12, 10)])
+def test_smooth_blending_is_the_weighted_mean_of_windows(make_model, height, width):
+    model, window, stride = make_model(), 16, 11
+    image = pictures(1, height, width)
+    tall, wide = min(window, height), min(window, width)
+    bell = [0.001 + 0.999 * np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in (tall, wide)]
+    weight = torch.from_numpy(np.outer(*bell)).float()
+    total, weights = torch.zeros(4, height, width), torch.zeros(height, width)
+    for y in window_positions(height, window, stride):
+        for x in window_positions(width, window, stride):
+            crop = image[0, :, y : y + tall, x : x + wide]
+            total[:, y : y + tall, x : x + wide] += weight * scores_from_definition(model, crop, (tall, wide))
+            weights[y : y + tall, x : x + wide] += weight
+    scores = predict_scores(model, image, "slide", window, stride, blend="smooth")
+    assert torch.allclose(scores[0], total / weights, atol=1e-5)
+    if (height, width) != (12, 10):  # one window alone has nothing to blend with
+        assert not torch.allclose(scores, predict_scores(model, image, "slide", window, stride), atol=1e-3)
+
+
+@pytest.mark.parametrize("make_model", MODELS)
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+@pytest.mark.parametrize("target", [(24, 36), (50, 61)])
+def test_augmentation_is_the_mean_over_sizes_and_mirror_images(make_model, mode, target):
+    model = make_model()
+    image = pictures(1, 24, 36)
+    expected = []
+    for scale in (0.75, 1.0, 1.25):
+        size = (round(24 * scale), round(36 * scale))
+        resized = F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=scale < 1)
+        for picture, back in ((resized, ()), (resized.flip(-1), (-1,))):
+            if mode == "whole":
+                scores = scores_from_definition(model, picture[0], target)
+            else:
+                scores = upsample(slide_from_definition(model, picture[0], 16, 11)[None], target)[0]
+            expected.append(scores.flip(back))
+    mean = torch.stack(expected).mean(0)
+    settings = {"mode": mode, "window": 16, "stride": 11, "tta": {"scales": [0.75, 1, 1.25], "flip": True}}
+    assert torch.allclose(predict_scores(model, image, target_size=target, **settings)[0], mean, atol=1e-5)
+    labels, best = predict_best(model, image, target, **settings)
+    assert torch.allclose(best[0], mean.amax(0), atol=1e-5)
+    assert (labels[0] != mean.argmax(0)).float().mean() < 1e-3
+
+
+def test_scores_can_be_collected_on_another_device():
+    assert predict_scores(QueryModel(), pictures(1, 8, 8), output_device="meta").device.type == "meta"
+
+
+def test_a_picture_too_large_to_be_seen_whole_is_refused(monkeypatch):
+    monkeypatch.setattr("hf_dinoseg.inference.sliding_window.WHOLE_MAX_PIXELS", 100)
+    predict_label_map(QueryModel(), pictures(1, 10, 10))
+    with pytest.raises(ValueError, match="11×10 pixels is too large to be seen whole.*mode slide"):
+        predict_label_map(QueryModel(), pictures(1, 10, 11))
+    assert predict_label_map(QueryModel(), pictures(1, 10, 11), mode="slide", window=8).shape == (1, 10, 11)

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hf_dinoseg.inference import Background
+
+LABELS = torch.tensor([[0, 1, 2]])
+SCORES = torch.tensor([[0.2, 0.5, 0.8]])
+TRUTH = torch.tensor([[0, 255, 1]])
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, Background("none")),
+        ({"stored": 0.4}, Background("threshold", 0.4)),
+        ({"threshold": 0.3, "stored": 0.4}, Background("threshold", 0.3)),
+        ({"policy": "threshold", "stored": 0.4}, Background("threshold", 0.4)),
+        ({"policy": "none", "stored": 0.4}, Background("none")),
+        ({"policy": "truth", "stored": 0.4}, Background("truth")),
+    ],
+)
+def test_what_is_asked_for_is_completed_by_the_checkpoint(asked, expected):
+    assert Background.resolve(**asked) == expected
+
+
+@pytest.mark.parametrize("fields", [("threshold", None), ("none", 0.3), ("truth", 0.3), ("black", None)])
+def test_contradictions_are_refused(fields):
+    with pytest.raises(ValueError, match="background is"):
+        Background(*fields)
+
+
+def test_each_policy_answers_and_draws_as_it_says():
+    answers = {
+        Background("none"): ([[0, 1, 2]], [[0, 1, 2]]),
+        Background("threshold", 0.5): ([[255, 1, 2]], [[255, 1, 2]]),  # a score equal to the threshold is enough
+        Background("truth"): ([[0, 1, 2]], [[0, 255, 2]]),
+    }
+    for background, (answer, drawn) in answers.items():
+        labels = background.apply(LABELS, SCORES, 255)
+        assert labels.tolist() == answer
+        assert background.drawn(labels, TRUTH, 255).tolist() == drawn
+    assert LABELS.tolist() == [[0, 1, 2]]
+    assert [background.caption for background in answers] == [
+        "best class everywhere",
+        "no class below score 0.5",
+        "background from the truth",
+    ]
