@@ -21,8 +21,7 @@ from .data import (
     SegmentationDataset,
     TrainTransform,
     class_counts,
-    load_folder,
-    load_synthetic_retina,
+    load_source,
     prepare_targets,
 )
 from .doctor import quick_checks
@@ -33,7 +32,7 @@ from .labels import LabelSpace
 from .losses import MaskClassificationLoss, PixelLoss, balanced_class_weights
 from .metrics import without_nan
 from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor
-from .recipe import FolderData, Recipe, load_recipe
+from .recipe import Recipe, load_recipe
 from .training import DinoSegTrainer, MaskAnnealing, RunError, apply_tuning
 from .training.run_folder import RECIPE_FILE, claim, inspect
 
@@ -57,10 +56,7 @@ _LEARNING = (
 
 def build_source(recipe: Recipe) -> DatasetDict:
     """`train` and `validation` as files: columns `id`, `image`, `mask`; nothing is read yet."""
-    data = recipe.data
-    if isinstance(data, FolderData):
-        return load_folder(data.root, data.image, data.mask, data.train, data.validation)
-    return load_synthetic_retina(data.num_train, data.num_validation, data.size, data.seed)
+    return load_source(**recipe.data.source_fields())
 
 
 def build_data(recipe: Recipe, source: DatasetDict | None = None) -> DatasetDict:

@@ -366,7 +366,7 @@ def test_synthetic_data_has_its_own_fields(minimal: Path) -> None:
     data = load_recipe(minimal, ["data={source: synthetic-retina, size: 64}"]).data
     assert isinstance(data, SyntheticRetinaData) and data.size == 64
     assert "belongs to source folder" in the_fault(minimal, "data={source: synthetic-retina, root: x}")
-    assert "data.source: missing; write one of folder, synthetic-retina." in the_fault(minimal, "data={root: x}")
+    assert "data.source: missing; write one of folder, table, hub, parquet" in the_fault(minimal, "data={root: x}")
 
 
 def test_importing_the_recipe_and_reporting_a_broken_file_needs_no_torch(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from .collate import collate, collate_eval, expand_batch
 from .dataset import EvalDataset, SegmentationDataset
 from .errors import DataError
 from .masks import read_image, read_label_map, read_mask
-from .sources import load_folder, load_synthetic_retina
+from .sources import load_folder, load_source, load_stored, load_synthetic_retina, load_table
 from .synthetic import draw_fundus
 from .targets import class_counts, class_masks, classes_present, prepare_targets
 from .zero import with_zero, zero_is_void, zero_mask
@@ -23,7 +23,10 @@ __all__ = [
     "draw_fundus",
     "expand_batch",
     "load_folder",
+    "load_source",
+    "load_stored",
     "load_synthetic_retina",
+    "load_table",
     "prepare_targets",
     "read_image",
     "read_label_map",

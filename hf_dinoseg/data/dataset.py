@@ -11,7 +11,9 @@ from torch.utils.data import Dataset
 
 from ..labels import LabelSpace
 from .augment import TrainTransform
+from .draws import WeightedDraws
 from .masks import cell_name, read_image, read_label_map, read_mask
+from .sources.mixture import WEIGHT
 from .targets import classes_present
 from .zero import zero_is_void, zero_mask
 
@@ -27,16 +29,17 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
     """Training samples.
 
     What item i of epoch e looks like follows from (seed, e, i) alone. Hence a rerun, a resumed run and any number of
-    workers draw the same crops.
+    workers draw the same crops. Item i is row i, unless rows have weights: then `draws.WeightedDraws` says which.
 
     Args:
-        dataset: prepared rows (`targets.prepare_targets`).
+        dataset: prepared rows (`targets.prepare_targets`); a column `weight` says how often an epoch draws each.
         transform: what augments them.
         seed: 0 or more.
     """
 
     def __init__(self, dataset: datasets.Dataset, transform: TrainTransform, seed: int = 0) -> None:
         self.ids: list[str] = list(dataset["id"])
+        self.draws = WeightedDraws(dataset[WEIGHT], seed) if WEIGHT in dataset.column_names else None
         self.dataset = dataset.select_columns(["image", "label_map"])
         self.transform = transform
         self.seed = seed
@@ -48,13 +51,16 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.dataset) if self.draws is None else len(self.draws)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """`index` int, `pixel_values` (3, S, S) uint8, `labels` (S, S) uint8 or int32 train ids, `class_labels` (N,)
-        int64, the classes present."""
+        """`index` int, the row's place in `ids`, `pixel_values` (3, S, S) uint8, `labels` (S, S) uint8 or int32 train
+        ids, `class_labels` (N,) int64, the classes present."""
+        epoch = int(self._epoch)
+        rng = np.random.default_rng([self.seed, epoch, index])
+        if self.draws is not None:
+            index = self.draws.row(index, epoch)
         row = self.dataset[index]
-        rng = np.random.default_rng([self.seed, int(self._epoch), index])
         pixels, labels = self.transform(read_image(row["image"]), read_label_map(row["label_map"]), rng)
         channels_first = np.ascontiguousarray(pixels.transpose(2, 0, 1))
         label_map = _label_tensor(labels)

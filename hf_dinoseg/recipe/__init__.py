@@ -5,7 +5,7 @@ from __future__ import annotations
 from .faults import RecipeError
 from .loader import Recipe, load_recipe
 from .schema import Evaluation, Hub, Model
-from .schema_data import Data, FolderData, SyntheticRetinaData
+from .schema_data import Data, FolderData, MixtureData, SyntheticRetinaData
 from .yaml_rules import write_yaml
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Evaluation",
     "FolderData",
     "Hub",
+    "MixtureData",
     "Model",
     "Recipe",
     "RecipeError",

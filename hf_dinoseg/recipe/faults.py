@@ -87,8 +87,7 @@ class _Place:
         self.parent = self.dotted.rpartition(".")[0]
         self.value = data
         for name in self.names:
-            inner = self.value.items() if isinstance(self.value, Mapping) else ()
-            self.value = next((v for k, v in inner if str(k) == str(name)), None)
+            self.value = _inner(self.value, name)
 
     @property
     def accepted(self) -> str:
@@ -100,6 +99,11 @@ class _Place:
         """The model or dataclass that this place is a field of."""
         return _schema_at(self.schema, self.data, self.names[:-1])
 
+    @property
+    def siblings(self) -> list[type[BaseModel]]:
+        """The models that might stand where `section` does."""
+        return _models(_schema_at(self.schema, self.data, self.names[:-1], union=True))
+
 
 def _lines(item: Any, at: _Place, find: Finder) -> list[str]:
     kind, cause = item["type"], item.get("ctx", {}).get("error")
@@ -109,8 +113,8 @@ def _lines(item: Any, at: _Place, find: Finder) -> list[str]:
         text = str(cause)
         return [text if re.split(r"[.:]", text)[0] == at.path else f"{at.dotted}: {text}"]
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        tags = [_tag(model) for model in _models(at.schema)]
-        given = at.data.get("source") if isinstance(at.data, Mapping) else None
+        tags = [tag for model in _models(_schema_at(at.schema, at.data, at.names)) for tag in _tags(model)]
+        given = at.value.get("source") if isinstance(at.value, Mapping) else None
         told = "missing" if given is None else f"{show(given)} is not accepted"
         guess = _did_you_mean(nearest(str(given), tags))
         return [f"{at.dotted}.source: {told}; write one of {', '.join(tags)}.{guess}"]
@@ -148,8 +152,9 @@ def _did_you_mean(word: str | None) -> str:
 def _unknown_hint(at: _Place, find: Finder) -> str:
     key = str(at.names[-1])
     known = list(_field_types(at.section))
-    if others := [m for m in _models(at.schema) if m is not at.section and key in m.model_fields]:
-        return f"`{key}` belongs to source {_tag(others[0])}; here the source is {_tag(at.section)}."
+    if others := [m for m in at.siblings if m is not at.section and key in m.model_fields]:
+        owners = dict.fromkeys(tag for model in others for tag in _tags(model))
+        return f"`{key}` belongs to source {', '.join(owners)}; here the source is {', '.join(_tags(at.section))}."
     elsewhere = [name for name in find(key) if name.rpartition(".")[0] != at.parent]
     if exact := [name for name in elsewhere if name.rpartition(".")[2] == key]:
         return f"`{key}` belongs to `{exact[0].rpartition('.')[0]}`: write {exact[0]}."
@@ -177,10 +182,15 @@ def _of_parent(at: _Place) -> str:
 def _real_names(loc: Sequence[Any], data: Any, kind: str) -> list[Any]:
     """The parts of a pydantic location that are keys of the data; the rest names branches of unions.
 
-    A fault of a list's entry is told of the whole list: it is short, and what is accepted is said of the list.
+    A fault of a list's entry is told of the whole list: it is short, and what is accepted is said of the list. Entries
+    that are mappings are told of one by one.
     """
     names: list[Any] = []
     for position, part in enumerate(loc):
+        if isinstance(data, list) and isinstance(part, int) and part < len(data) and isinstance(data[part], Mapping):
+            names.append(part)
+            data = data[part]
+            continue
         if not isinstance(data, Mapping):
             break
         key = next((k for k in data if str(k) == str(part)), None)
@@ -190,6 +200,13 @@ def _real_names(loc: Sequence[Any], data: Any, kind: str) -> list[Any]:
     return names
 
 
+def _inner(data: Any, name: Any) -> Any:
+    """What stands under a key of a mapping, or in a place of a list; None where there is none."""
+    if isinstance(data, list) and isinstance(name, int):
+        return data[name]
+    return next((v for k, v in data.items() if str(k) == str(name)), None) if isinstance(data, Mapping) else None
+
+
 def _models(schema: Any) -> list[type[BaseModel]]:
     """The models of a union, through Annotated."""
     if typing.get_origin(schema) is Annotated:
@@ -197,8 +214,9 @@ def _models(schema: Any) -> list[type[BaseModel]]:
     return [m for m in typing.get_args(schema) if isinstance(m, type) and issubclass(m, BaseModel)]
 
 
-def _tag(model: Any) -> str:
-    return str(typing.get_args(model.model_fields["source"].annotation)[0])
+def _tags(model: Any) -> list[str]:
+    """The sources that a model describes."""
+    return list(typing.get_args(model.model_fields["source"].annotation)) if "source" in model.model_fields else []
 
 
 def _field_types(schema: Any) -> dict[str, Any]:
@@ -214,13 +232,18 @@ def _field_types(schema: Any) -> dict[str, Any]:
     return {}
 
 
-def _schema_at(schema: Any, data: Any, names: Sequence[Any]) -> Any:
-    if (models := _models(schema)) and isinstance(data, Mapping):
-        schema = next((m for m in models if _tag(m) == data.get("source")), schema)
+def _schema_at(schema: Any, data: Any, names: Sequence[Any], union: bool = False) -> Any:
+    """The type of the place that the names lead to; of a union the model that the data there says it is, unless the
+    union itself is asked for."""
+    if not (union and not names) and (models := _models(schema)) and isinstance(data, Mapping):
+        schema = next((m for m in models if data.get("source") in _tags(m)), schema)
+    if names and isinstance(names[0], int) and isinstance(data, list):
+        entry = typing.get_args(_bounds(schema)[0])[0]
+        return _schema_at(entry, data[names[0]], names[1:], union)
     types_ = _field_types(schema)
     if not names or names[0] not in types_:  # a key inside a free mapping: what the mapping accepts
         return schema
-    return _schema_at(types_[names[0]], data.get(names[0]) if isinstance(data, Mapping) else None, names[1:])
+    return _schema_at(types_[names[0]], _inner(data, names[0]), names[1:], union)
 
 
 # ---------------------------------------------------------------------- types in words

@@ -24,7 +24,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from ..labels import LabelSpace
 from .faults import RecipeError, SectionError, list_faults, nearest, show
 from .schema import Evaluation, Hub, Loss, Model
-from .schema_data import Data, FolderData, SyntheticRetinaData
+from .schema_data import SECTIONS, Data, DataSection
 from .training import check_training, training_fields
 from .yaml_rules import apply_overrides, read_yaml, write_yaml
 
@@ -45,7 +45,7 @@ class Recipe:
     """
 
     labels: LabelSpace
-    data: FolderData | SyntheticRetinaData
+    data: DataSection
     model: Model
     loss: Loss
     training: dict[str, Any]
@@ -143,7 +143,7 @@ def _adapter(name: str) -> TypeAdapter[Any]:
 def _elsewhere(key: str) -> list[str]:
     """Fields of any section that are spelt like `key`: equal ones first."""
     fields: dict[str, list[str]] = {"labels": [f.name for f in dataclasses.fields(LabelSpace)]}
-    fields["data"] = [*FolderData.model_fields, *SyntheticRetinaData.model_fields]
+    fields["data"] = list(dict.fromkeys(name for section in SECTIONS for name in section.model_fields))
     fields |= {name: list(section.model_fields) for name, section in _PLAIN.items()}
     fields["training"] = training_fields()
     exact = [f"{section}.{key}" for section, names in fields.items() if key in names]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import typing
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from .faults import show
 from .section import PositiveInt, Section
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+_SPLIT = "{split}"
 
 
 class _Data(Section):
@@ -25,31 +30,99 @@ class _Data(Section):
             raise ValueError(f"{list(value)} is not accepted; write two numbers above 0, smaller first: [0.5, 2.0].")
         return value
 
+    def source_fields(self) -> dict[str, Any]:
+        """The fields that say where the data is, as `data.sources.load_source` takes them."""
+        return self.model_dump(exclude=set(_Data.model_fields))
 
-class FolderData(_Data):
-    """Images and masks in folders, paired by file stem."""
+
+# ---------------------------------------------------------------------- where data is
+
+
+class FolderSource(Section):
+    """Images and masks in folders, paired by file name."""
 
     source: Literal["folder"]
     root: str = Field(min_length=1, description="the folder; relative to where the command runs")
-    image: str = Field("images/{split}", description="folder of images below root; {split} is filled in")
-    mask: str = Field("masks/{split}", description="folder of masks below root")
-    train: str = Field("train", description="split name, or a text file below root with one stem a line")
-    validation: str = Field("val", description="split name, or a text file below root with one stem a line")
+    image: str = Field(
+        "images/{split}", description="folder of images below root, or their names, e.g. {split}/{stem}_training.tif"
+    )
+    mask: str = Field("masks/{split}", description="folder of masks below root, or their names, e.g. {stem}_mask.*")
+    train: str | None = Field(
+        "train", description="what {split} stands for, or a text file of stems below root; null is every picture"
+    )
+    validation: str | Share = Field("val", description="likewise; or a share of the training pictures, e.g. 0.2")
 
     @model_validator(mode="after")
-    def _splits_differ(self) -> FolderData:
-        if self.train == self.validation:
-            raise ValueError(
-                f"train and validation are both {show(self.train)}, so the score would be taken on the training images."
-            )
+    def _consistent(self) -> FolderSource:
+        _check_splits(self, divided=_SPLIT in self.image, names="image and mask")
         if self.image == self.mask:
-            raise ValueError(f"image and mask are both {show(self.image)}; they are two folders.")
-        if ("{split}" in self.image) != ("{split}" in self.mask):
+            raise ValueError(
+                f"image and mask are both {show(self.image)}; they are two folders, or two names with {{stem}}."
+            )
+        if (_SPLIT in self.image) != (_SPLIT in self.mask):
             raise ValueError("only one of image and mask holds {split}; write it in both or in neither.")
         return self
 
 
-class SyntheticRetinaData(_Data):
+class TableSource(Section):
+    """A CSV or JSON Lines file that lists the paths of images and masks."""
+
+    source: Literal["table"]
+    file: str = Field(min_length=1, description="the .csv, .tsv or .jsonl file; {split} in it means a file a split")
+    root: str | None = Field(None, description="folder that its paths start from; null is the folder of the file")
+    image_column: str = Field("image", description="column of image paths")
+    mask_column: str = Field("mask", description="column of mask paths")
+    id_column: str | None = Field(None, description="column of names; null takes the image paths")
+    split_column: str | None = Field(None, description="column that says which split a row belongs to")
+    train: str | None = Field("train", description="what {split} or split_column holds; null is every row")
+    validation: str | Share = Field("val", description="likewise; or a share of the training rows, e.g. 0.2")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TableSource:
+        if _SPLIT in self.file and self.split_column:
+            raise ValueError("file holds {split} and there is a split_column; rows are divided by one of them.")
+        divided = _SPLIT in self.file or self.split_column is not None
+        _check_splits(self, divided, names="file")
+        if not divided and self.train is not None:
+            raise ValueError(
+                f"train is {show(self.train)}, but nothing divides the rows: write {{split}} in file, or split_column, "
+                "or validation: 0.2 without train."
+            )
+        return self
+
+
+class _Columns(Section):
+    image_column: str = Field("image", description="column of images")
+    mask_column: str = Field("mask", description="column of masks: pictures, or arrays of ids")
+    id_column: str | None = Field(None, description="column of names; null counts the rows")
+    train: str = Field("train", description="split to train on")
+    validation: str | Share = Field("validation", description="split to measure on; or a share of the training rows")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> _Columns:
+        _check_splits(self, divided=True)
+        if self.image_column == self.mask_column:
+            raise ValueError(f"image_column and mask_column are both {show(self.image_column)}.")
+        return self
+
+
+class HubSource(_Columns):
+    """A data set on the Hub that has a column of images and one of masks."""
+
+    source: Literal["hub"]
+    repo_id: str = Field(min_length=1, description="the data set, owner/name; or a folder that is laid out like one")
+    config: str | None = Field(None, description="its configuration (subset), where it has several")
+    revision: str | None = Field(None, description="branch, tag or commit; null is its main branch")
+
+
+class StoredSource(_Columns):
+    """A data set of the datasets library on disk: parquet files, `save_to_disk`, or an image folder with metadata."""
+
+    source: Literal["parquet", "arrow", "imagefolder"]
+    root: str = Field(min_length=1, description="the folder; relative to where the command runs")
+
+
+class SyntheticRetinaSource(Section):
     """Fundus-like pictures that the package draws from a seed: 0 background, 1 artery, 2 vein, 3 optic disc."""
 
     source: Literal["synthetic-retina"]
@@ -59,4 +132,87 @@ class SyntheticRetinaData(_Data):
     seed: int = Field(0, ge=0, description="the same seed draws the same pictures")
 
 
-Data = Annotated[FolderData | SyntheticRetinaData, Field(discriminator="source")]
+# ---------------------------------------------------------------------- the section
+
+
+class FolderData(_Data, FolderSource):
+    __doc__ = FolderSource.__doc__
+
+
+class TableData(_Data, TableSource):
+    __doc__ = TableSource.__doc__
+
+
+class HubData(_Data, HubSource):
+    __doc__ = HubSource.__doc__
+
+
+class StoredData(_Data, StoredSource):
+    __doc__ = StoredSource.__doc__
+
+
+class SyntheticRetinaData(_Data, SyntheticRetinaSource):
+    __doc__ = SyntheticRetinaSource.__doc__
+
+
+class _Weighted(Section):
+    weight: float = Field(1.0, gt=0, description="how often each training row is drawn in an epoch, on average")
+
+
+class FolderEntry(_Weighted, FolderSource):
+    __doc__ = FolderSource.__doc__
+
+
+class TableEntry(_Weighted, TableSource):
+    __doc__ = TableSource.__doc__
+
+
+class HubEntry(_Weighted, HubSource):
+    __doc__ = HubSource.__doc__
+
+
+class StoredEntry(_Weighted, StoredSource):
+    __doc__ = StoredSource.__doc__
+
+
+class SyntheticRetinaEntry(_Weighted, SyntheticRetinaSource):
+    __doc__ = SyntheticRetinaSource.__doc__
+
+
+Entry = Annotated[
+    FolderEntry | TableEntry | HubEntry | StoredEntry | SyntheticRetinaEntry, Field(discriminator="source")
+]
+
+
+class MixtureData(_Data):
+    """Several sources with the same labels: trained on together, by weight; measured on together, each row once."""
+
+    source: Literal["mixture"]
+    sources: list[Entry] = Field(min_length=1, description="the sources, each with its own fields and a weight")
+
+
+DataSection = FolderData | TableData | HubData | StoredData | SyntheticRetinaData | MixtureData
+
+Data = Annotated[DataSection, Field(discriminator="source")]
+
+SECTIONS: tuple[type[_Data], ...] = typing.get_args(DataSection)
+
+
+def _check_splits(source: Any, divided: bool, names: str = "") -> None:
+    """Faults of `train` and `validation`.
+
+    Where nothing divides the pictures and a share of them is held out, `train` is all of them unless it is given.
+    """
+    held_out = isinstance(source.validation, float)
+    if held_out and not divided and "train" not in source.model_fields_set:
+        object.__setattr__(source, "train", None)
+    if source.train == source.validation:
+        both = show(source.train)
+        raise ValueError(f"train and validation are both {both}, so the score would be taken on the training images.")
+    if source.train is None and divided:
+        raise ValueError("train is null, but there are splits; name the one to train on.")
+    if source.train is None and not held_out:
+        raise ValueError(
+            f"train is null and validation {show(source.validation)}; write a share, e.g. validation: 0.2, or write "
+            f"{{split}} in {names}."
+        )

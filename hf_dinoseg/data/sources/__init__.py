@@ -4,8 +4,54 @@
 `image` and `mask` stay files (paths or encoded bytes); `masks.py` opens them. A new layout of files starts here.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
+from datasets import DatasetDict
+
 from .folder import load_folder
+from .mixture import mix
 from .retina import load_synthetic_retina
 from .rows import FEATURES
+from .stored import StoredSplits, load_stored
+from .table import load_table
 
-__all__ = ["FEATURES", "load_folder", "load_synthetic_retina"]
+__all__ = [
+    "FEATURES",
+    "StoredSplits",
+    "load_folder",
+    "load_source",
+    "load_stored",
+    "load_synthetic_retina",
+    "load_table",
+    "mix",
+]
+
+
+def load_source(source: str, **fields: Any) -> DatasetDict:
+    """`train` and `validation` of any source; pictures and masks are not opened.
+
+    Args:
+        source: its name in a recipe: `folder`, `table`, `hub`, `parquet`, `arrow`, `imagefolder`, `synthetic-retina`
+            or `mixture`.
+        fields: the other fields that the recipe has for it.
+
+    Returns:
+        Columns `id` (str), `image` and `mask` (cells of `datasets.Image(decode=False)`: `path` and `bytes`).
+
+    Raises:
+        DataError: if the data is not there or is not laid out as the fields say.
+    """
+    if source == "folder":
+        return load_folder(**fields)
+    if source == "table":
+        return load_table(**fields)
+    if source == "synthetic-retina":
+        return load_synthetic_retina(**fields)
+    if source == "mixture":
+        entries = [dict(entry) for entry in fields["sources"]]
+        weights = [entry.pop("weight") for entry in entries]
+        return mix([load_source(**entry) for entry in entries], weights)
+    place = fields.pop("repo_id" if source == "hub" else "root")
+    return load_stored(source, place=place, **fields)

@@ -7,30 +7,36 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets import DatasetDict
-from PIL import Image
+from datasets import Dataset, DatasetDict
 
 from ..errors import DataError
-from .rows import file_rows, some
+from .files import STEM, files_by_stem, picture_endings
+from .rows import absolute_root, file_rows, hold_out, some
 
 logger = logging.getLogger(__name__)
 
 _SPLIT = "{split}"
 
 
-def load_folder(root: str | os.PathLike[str], image: str, mask: str, train: str, validation: str) -> DatasetDict:
+def load_folder(
+    root: str | os.PathLike[str], image: str, mask: str, train: str | None, validation: str | float
+) -> DatasetDict:
     """Pictures and masks in folders, paired by stem.
 
     A picture and a mask are a pair when their paths below their folders are the same but for the ending: `a/b.jpg` and
-    `a/b.png`. Any type that Pillow reads will do. Names that begin with a dot are passed over.
+    `a/b.png`. Any type that Pillow reads will do, and `.npy` for masks. Where the names differ in more than the ending,
+    templates say how: `{stem}.jpg` and `{stem}_mask.png`, see `files.files_by_stem`. Names that begin with a dot are
+    passed over.
 
     Args:
         root: the folder that the other four are relative to.
-        image: folder of the pictures. With `{split}` in it there is a folder a split: `images/{split}`. Without, all
-            pictures are in one folder and split files divide them.
+        image: folder of the pictures, or a template with `{stem}`. With `{split}` in it, once or more, there are files
+            of their own for each split: `images/{split}`. Without, all pictures are together and split files divide
+            them.
         mask: likewise.
-        train: the name put in place of `{split}`; or, without `{split}`, a text file that lists stems, one a line.
-        validation: likewise.
+        train: the name put in place of `{split}`; or, without `{split}`, a text file that lists stems, one a line;
+            None for all pictures.
+        validation: likewise; or the share of the training pictures that is held out instead, between 0 and 1.
 
     Returns:
         Splits `train` and `validation`, columns `id` (the stem), `image`, `mask` (cells holding absolute paths),
@@ -40,77 +46,55 @@ def load_folder(root: str | os.PathLike[str], image: str, mask: str, train: str,
         DataError: if a folder or split file is missing or empty, a picture lacks its mask or a mask its picture, or two
             files share a stem.
     """
-    base = Path(os.path.abspath(Path(root).expanduser()))
-    if not base.is_dir():
-        raise DataError(f"data.root: there is no folder {base}. Write the folder that holds the pictures and masks.")
+    base = absolute_root(root)
     if (_SPLIT in image) != (_SPLIT in mask):
         raise DataError(
             f"data.image is {image!r} and data.mask is {mask!r}: write {_SPLIT} in both (a folder a split) or in "
             "neither (data.train and data.validation are then text files that list stems)."
         )
-    by_split = {"train": train, "validation": validation}
-    stems = {}
-    splits = {}
-    if _SPLIT in image:
-        for split, name in by_split.items():
-            images = _files_by_stem(base, "image", image.replace(_SPLIT, name))
-            masks = _files_by_stem(base, "mask", mask.replace(_SPLIT, name))
-            folders = base / image.replace(_SPLIT, name), base / mask.replace(_SPLIT, name)
-            _check_pairs(images, masks, f"data.{split} ({name})", *folders)
-            stems[split] = sorted(images)
-            splits[split] = file_rows(stems[split], [images[s] for s in stems[split]], [masks[s] for s in stems[split]])
-    else:
-        images, masks = _files_by_stem(base, "image", image), _files_by_stem(base, "mask", mask)
-        for split, name in by_split.items():
-            stems[split] = _read_split_file(base, split, name)
-            where = f"data.{split} ({name})"
-            _check_listed(stems[split], images, where, f"image in {base / image}")
-            _check_listed(stems[split], masks, where, f"mask in {base / mask}", _suffix_hint(images, masks))
-            splits[split] = file_rows(stems[split], [images[s] for s in stems[split]], [masks[s] for s in stems[split]])
-        if both := sorted(set(stems["train"]) & set(stems["validation"])):
-            logger.warning("%d images are in training and in validation: %s", len(both), some(both))
-    return DatasetDict(splits)
+    read = _split_folder if _SPLIT in image else _split_file
+    training = read(base, image, mask, "train", train)
+    if not isinstance(validation, str):
+        return hold_out(training, validation)
+    splits = DatasetDict({"train": training, "validation": read(base, image, mask, "validation", validation)})
+    if _SPLIT not in image and (both := sorted(set(splits["train"]["id"]) & set(splits["validation"]["id"]))):
+        logger.warning("%d images are in training and in validation: %s", len(both), some(both))
+    return splits
 
 
-def _endings(field: str) -> set[str]:
-    """Of files that are read as pictures or, of masks, also as arrays."""
-    Image.init()
-    arrays = {".npy"} if field == "mask" else set()
-    return arrays | {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+def _split_folder(base: Path, image: str, mask: str, split: str, name: str | None) -> Dataset:
+    """The pairs of a split that has folders or names of its own."""
+    image, mask = image.replace(_SPLIT, str(name)), mask.replace(_SPLIT, str(name))
+    images, masks = _both(base, image, mask)
+    _check_pairs(images, masks, f"data.{split} ({name})", base / image, base / mask)
+    return _rows(sorted(images), images, masks)
 
 
-def _files_by_stem(base: Path, field: str, folder_name: str) -> dict[str, str]:
-    """`{stem: absolute path}` of the pictures below a folder; the stem is relative, with `/`, without the ending."""
-    folder = base / folder_name
-    if not folder.is_dir():
-        beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
-        found = f" {folder.parent} holds the folders {some(beside)}." if beside else ""
-        raise DataError(
-            f"data.{field}: there is no folder {folder}.{found} Check data.root, data.{field} and the splits."
-        )
-    endings = _endings(field)
-    files: dict[str, str] = {}
-    others: set[str] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(parent, name)
-            if name.startswith("."):
-                continue
-            if path.suffix.lower() not in endings:
-                others.add(path.suffix or name)
-                continue
-            stem = path.relative_to(folder).with_suffix("").as_posix()
-            if stem in files:
-                raise DataError(
-                    f"data.{field}: {files[stem]} and {path} have the same stem {stem!r}, so it is not clear which of "
-                    "them is meant. Remove or rename one."
-                )
-            files[stem] = str(path)
-    if not files:
-        seen = f" It holds files of other types: {some(sorted(others))}." if others else " It is empty."
-        raise DataError(f"data.{field}: no image files in {folder}.{seen}")
-    return files
+def _split_file(base: Path, image: str, mask: str, split: str, name: str | None) -> Dataset:
+    """The pairs that a split file lists; without one, all pairs."""
+    images, masks = _both(base, image, mask)
+    if name is None:
+        _check_pairs(images, masks, "data", base / image, base / mask)
+        return _rows(sorted(images), images, masks)
+    stems = _read_split_file(base, split, name)
+    where = f"data.{split} ({name})"
+    _check_listed(stems, images, where, f"image in {base / image}")
+    _check_listed(stems, masks, where, f"mask in {base / mask}", _suffix_hint(images, masks, mask))
+    return _rows(stems, images, masks)
+
+
+def _both(base: Path, image: str, mask: str) -> tuple[dict[str, str], dict[str, str]]:
+    images, masks = files_by_stem(base, "image", image), files_by_stem(base, "mask", mask)
+    if shared := set(images.values()) & set(masks.values()):
+        # `{stem}.png` fits `a_mask.png` too: a file belongs to the template that says more about it
+        loose = images if len(image) <= len(mask) else masks
+        for stem in [stem for stem, path in loose.items() if path in shared]:
+            del loose[stem]
+    return images, masks
+
+
+def _rows(stems: Sequence[str], images: dict[str, str], masks: dict[str, str]) -> Dataset:
+    return file_rows(stems, [images[stem] for stem in stems], [masks[stem] for stem in stems])
 
 
 def _read_split_file(base: Path, split: str, name: str) -> list[str]:
@@ -119,13 +103,14 @@ def _read_split_file(base: Path, split: str, name: str) -> list[str]:
     if not path.is_file():
         raise DataError(
             f"data.{split}: there is no file {path}. data.image and data.mask hold no {_SPLIT}, so data.{split} is a "
-            "text file, relative to data.root, that lists stems, one a line."
+            "text file, relative to data.root, that lists stems, one a line. To hold out a share of all pictures "
+            "instead, write data.validation: 0.2 and no data.train."
         )
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise DataError(f"data.{split}: {path} is not UTF-8 text; it is to list stems, one a line.") from None
-    endings = _endings("mask")
+    endings = picture_endings("mask")
     stems: list[str] = []
     for line in filter(None, map(str.strip, lines)):
         stem = line.replace("\\", "/").removeprefix("./")
@@ -139,17 +124,17 @@ def _read_split_file(base: Path, split: str, name: str) -> list[str]:
 
 
 def _check_pairs(
-    images: dict[str, str], masks: dict[str, str], where: str, image_folder: Path, mask_folder: Path
+    images: dict[str, str], masks: dict[str, str], where: str, image_place: Path, mask_place: Path
 ) -> None:
-    cure = _suffix_hint(images, masks) or " Add what is missing, or move the others out of the folder."
+    cure = _suffix_hint(images, masks, str(mask_place)) or " Add what is missing, or move the others out of the folder."
     if alone := sorted(set(images) - set(masks)):
         raise DataError(
-            f"{where}: {len(alone)} of {len(images)} images have no mask of the same stem in {mask_folder}: "
+            f"{where}: {len(alone)} of {len(images)} images have no mask of the same stem in {mask_place}: "
             f"{some(alone)}.{cure}"
         )
     if alone := sorted(set(masks) - set(images)):
         raise DataError(
-            f"{where}: {len(alone)} of {len(masks)} masks have no image of the same stem in {image_folder}: "
+            f"{where}: {len(alone)} of {len(masks)} masks have no image of the same stem in {image_place}: "
             f"{some(alone)}.{cure}"
         )
 
@@ -159,11 +144,14 @@ def _check_listed(stems: Sequence[str], files: dict[str, str], where: str, what:
         raise DataError(f"{where}: {len(missing)} of {len(stems)} listed stems have no {what}: {some(missing)}.{hint}")
 
 
-def _suffix_hint(images: dict[str, str], masks: dict[str, str]) -> str:
+def _suffix_hint(images: dict[str, str], masks: dict[str, str], mask_place: str) -> str:
     """Says so where all masks are named after a picture plus one and the same ending, such as `_mask`."""
-    first = min(masks)
+    first = min(masks) if masks and STEM not in mask_place else ""
     for cut in range(len(first) - 1, 0, -1):
         suffix = first[cut:]
         if first[:cut] in images and all(s.endswith(suffix) and s.removesuffix(suffix) in images for s in masks):
-            return f" Every mask's stem is an image's stem plus {suffix!r}: rename the masks without it."
+            return (
+                f" Every mask's stem is an image's stem plus {suffix!r}: say so by adding /{{stem}}{suffix}.* to "
+                "data.mask."
+            )
     return ""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import datasets
-from datasets import Dataset, Features, Value
+from datasets import Dataset, DatasetDict, Features, Value
 
-_FILE = datasets.Image(decode=False)
-FEATURES = Features({"id": Value("string"), "image": _FILE, "mask": _FILE})
+from ..errors import DataError
+
+FILE = datasets.Image(decode=False)
+FEATURES = Features({"id": Value("string"), "image": FILE, "mask": FILE})
 
 
 def file_rows(ids: Sequence[str], images: Sequence[str], masks: Sequence[str]) -> Dataset:
@@ -21,6 +26,54 @@ def file_rows(ids: Sequence[str], images: Sequence[str], masks: Sequence[str]) -
         },
         features=FEATURES,
     )
+
+
+def hold_out(rows: Dataset, share: float) -> DatasetDict:
+    """Divide rows: a share of them becomes `validation`, the others `train`.
+
+    Which ones follows from a hash of their ids: the same on every machine and in any order, and scattered over rows
+    that are sorted by place or patient.
+
+    Args:
+        share: between 0 and 1; each side gets one row at least.
+
+    Raises:
+        DataError: if there are fewer than two rows.
+    """
+    ids = list(rows["id"])
+    if len(ids) < 2:
+        raise DataError(f"data.validation: {len(ids)} pictures cannot be divided into two splits.")
+    count = min(max(1, round(share * len(ids))), len(ids) - 1)
+    order = sorted(range(len(ids)), key=lambda i: hashlib.blake2b(f"{ids[i]}\0{i}".encode()).digest())
+    held = set(order[:count])
+    return DatasetDict(
+        {
+            "train": rows.select([i for i in range(len(ids)) if i not in held]),
+            "validation": rows.select(sorted(held)),
+        }
+    )
+
+
+def place_inside(root: Path, name: str) -> str | None:
+    """The absolute path of a relative name below a folder; None if the name leads out of it.
+
+    Judged by the name alone: a symbolic link in the folder was put there by whoever owns it.
+    """
+    path = os.path.normpath(os.path.join(root, name.replace("\\", "/")))
+    inside = path.startswith(os.path.join(root, "")) and "\0" not in name
+    return path if inside else None
+
+
+def absolute_root(root: str | os.PathLike[str], field: str = "data.root") -> Path:
+    """The folder as an absolute path.
+
+    Raises:
+        DataError: if it is not there.
+    """
+    base = Path(os.path.abspath(Path(root).expanduser()))
+    if not base.is_dir():
+        raise DataError(f"{field}: there is no folder {base}. Write the folder that holds the pictures and masks.")
+    return base
 
 
 def some(names: Iterable[str]) -> str:
