@@ -309,7 +309,7 @@ def _check_same_run(recipe: Recipe, folder: Path) -> None:
     for section in ("labels", "data", "model"):
         for key in begun[section].keys() | now[section].keys():
             old, new = begun[section].get(key), now[section].get(key)
-            if old != new and (section, key) not in {("data", "root"), ("data", "num_proc")}:
+            if old != new and (section, key) not in {("data", "root"), ("data", "file"), ("data", "num_proc")}:
                 raise RunError(
                     f"The run in {folder} began with {section}.{key} {old!r}, the recipe now says {new!r}. Resume with "
                     f"{path}, or start another run in another training.output_dir."

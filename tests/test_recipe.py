@@ -161,6 +161,11 @@ def test_a_whole_number_does_for_a_number(minimal: Path) -> None:
 ROUND_TRIPS = [
     [],
     ["data={source: synthetic-retina, num_train: 3, seed: 5}"],
+    ["data={source: folder, root: r, image: photos, mask: labels, validation: 0.2}"],
+    ["data={source: table, file: 'x/{split}.csv', root: r, id_column: nr}"],
+    ["data={source: hub, repo_id: me/eyes, revision: v1, mask_column: label, validation: 0.1}"],
+    ["data={source: arrow, root: r, train: training, validation: test}"],
+    ["data={source: mixture, sources: [{source: folder, root: r, weight: 2}, {source: parquet, root: q}]}"],
     ["model.backbone={model_type: dinov3_vit, hidden_size: 64}", "model.out_layers=[1, 2, 3, 4]"],
     ["labels={classes: {1: wall, 2: sky, 3: 'no'}, reduce_zero_label: true, merge: {3: 2}, colors: {1: [1, 2, 3]}}"],
     ["labels={classes: {0: 'yes', 1: '1e-4'}, encoding: rgb, colors: {0: [0, 0, 0], 1: [255, 0, 0]}}"],
@@ -367,6 +372,56 @@ def test_synthetic_data_has_its_own_fields(minimal: Path) -> None:
     assert isinstance(data, SyntheticRetinaData) and data.size == 64
     assert "belongs to source folder" in the_fault(minimal, "data={source: synthetic-retina, root: x}")
     assert "data.source: missing; write one of folder, table, hub, parquet" in the_fault(minimal, "data={root: x}")
+
+
+def test_a_share_of_all_pictures_needs_no_name_for_them(minimal: Path) -> None:
+    data = load_recipe(minimal, ["data.image=photos", "data.mask=labels", "data.validation=0.2"]).data
+    assert isinstance(data, FolderData) and data.train is None and data.validation == 0.2
+    assert load_recipe(minimal, ["data.validation=0.2"]).data.train == "train"  # type: ignore[union-attr]
+    table = load_recipe(minimal, ["data={source: table, file: t.csv, validation: 0.2}"]).data
+    assert table.train is None  # type: ignore[union-attr]
+    one_of = load_recipe(minimal, ["data={source: table, file: t.csv, split_column: s, validation: 0.2}"]).data
+    assert one_of.train == "train"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("{source: folder, root: r, validation: 1.5}", ["data.validation: 1.5", "text or a number", "less than 1"]),
+        ("{source: folder, root: r, train: null}", ["data: train is null, but there are splits"]),
+        ("{source: folder, root: r, image: a, mask: b, train: null}", ["data: train is null and validation", "0.2"]),
+        ("{source: table, file: t.csv}", ["data: train is", "nothing divides the rows", "split_column"]),
+        ("{source: table, file: '{split}.csv', split_column: s}", ["data: file holds {split} and there is a split"]),
+        ("{source: table, root: r}", ["data.file: missing; write the .csv, .tsv or .jsonl file"]),
+        (
+            "{source: hub, repo_id: a/b, root: r}",
+            ["data.root: unknown field", "belongs to source folder, table, parquet"],
+        ),
+        ("{source: hub, repo_id: a/b, mask_column: image}", ["image_column and mask_column are both"]),
+        ("{source: mixture, sources: []}", ["data.sources: [] is not accepted", "not empty"]),
+        ("{source: mixture, sources: [{source: folder}]}", ["data.sources.0.root: missing; write the folder"]),
+        (
+            "{source: mixture, sources: [{source: folder, root: r}, {source: foldr, root: r}]}",
+            ['data.sources.1.source: "foldr" is not accepted', "Did you mean `folder`?"],
+        ),
+        (
+            "{source: mixture, sources: [{source: folder, root: r, wieght: 2}]}",
+            ["data.sources.0.wieght: unknown field (given 2). Did you mean data.sources.0.weight?"],
+        ),
+        (
+            "{source: mixture, sources: [{source: folder, root: r, weight: 0}]}",
+            ["data.sources.0.weight: 0 is not accepted; write a number, more than 0."],
+        ),
+        (
+            "{source: mixture, sources: [{source: folder, root: r, crop_size: 64}]}",
+            ["data.sources.0.crop_size: unknown field", "write data.crop_size"],
+        ),
+    ],
+)
+def test_wrong_sources_are_told_of_in_place(minimal: Path, data: str, words: list[str]) -> None:
+    fault = the_fault(minimal, f"data={data}")
+    for word in words:
+        assert word in fault, fault
 
 
 def test_importing_the_recipe_and_reporting_a_broken_file_needs_no_torch(tmp_path: Path) -> None:

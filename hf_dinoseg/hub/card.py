@@ -140,7 +140,12 @@ def _is_hub_id(name: str) -> bool:
 
 
 def _dataset_name(data: Mapping[str, Any]) -> str:
-    return str(data["source"]) if data["source"] != "folder" else Path(data["root"]).resolve().name
+    if data["source"] == "mixture":
+        return " + ".join(dict.fromkeys(_dataset_name(entry) for entry in data["sources"]))
+    if data["source"] == "hub" and not Path(data["repo_id"]).exists():
+        return str(data["repo_id"])
+    place = data.get("root") or data.get("repo_id") or (Path(data["file"]).parent if "file" in data else None)
+    return Path(place).resolve().name if place is not None else str(data["source"])
 
 
 def _eval_results(metrics: Mapping[str, Any], dataset: str) -> list[EvalResult]:

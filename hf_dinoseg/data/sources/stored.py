@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import datasets
 import numpy as np
 import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict, IterableDataset, Value
+from datasets import Dataset, DatasetDict, Features, IterableDataset, Value
 from huggingface_hub import constants
 
 from ..errors import DataError
@@ -93,8 +93,8 @@ class StoredSplits:
             return {"path": self.source, "data_dir": str(root)}
         if (root / "dataset_dict.json").is_file():
             names = sorted(path.parent.name for path in root.glob("*/state.json"))
-            return {"path": "arrow", "data_files": {name: str(root / name / "*.arrow") for name in names}}
-        return {"path": "arrow", "data_files": {"train": str(root / "*.arrow")}}
+            return {"path": "arrow", "data_files": {name: str(root / name / "data-*.arrow") for name in names}}
+        return {"path": "arrow", "data_files": {"train": str(root / "data-*.arrow")}}
 
     def open(self, streaming: bool = False) -> Mapping[str, Any]:
         """Every split, with the columns that it came with.
@@ -160,7 +160,9 @@ class StoredSplits:
         feature = (split.features or {})[column]
         kind = _kind(feature)
         if kind == "arrays" and field == "mask_column":
-            return split.map(_array_file, fn_kwargs={"column": column}, features=split.features.copy() | {column: FILE})
+            features = Features({**(split.features or {}), column: FILE})
+            keep = {} if isinstance(split, IterableDataset) else {"cache_file_name": _cache_file(split, column)}
+            return split.map(_array_file, fn_kwargs={"column": column}, features=features, **keep)
         if kind not in ("pictures", "bytes"):
             cure = "Name a column of pictures."
             if kind == "text":
@@ -249,6 +251,15 @@ def _array_file(row: dict[str, Any], column: str) -> dict[str, Any]:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return {column: {"path": None, "bytes": buffer.getvalue()}}
+
+
+def _cache_file(split: Dataset, column: str) -> str | None:
+    """Where the files of a column of arrays are kept; by default that would be among the user's own files."""
+    if not datasets.is_caching_enabled():
+        return None
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_dinoseg"
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder / f"arrays-{datasets.fingerprint.Hasher.hash((split._fingerprint, column))}.arrow")
 
 
 def _number(name: str, index: int) -> str:
