@@ -28,6 +28,7 @@ from .doctor import quick_checks
 from .hub.card import model_card
 from .hub.converters import init_head_from
 from .inference import Background
+from .hub.push_callback import PushCallback
 from .labels import LabelSpace
 from .losses import MaskClassificationLoss, PixelLoss, balanced_class_weights
 from .metrics import without_nan
@@ -154,6 +155,19 @@ def build_train_dataset(recipe: Recipe, split: Dataset) -> SegmentationDataset:
     return SegmentationDataset(split, transform, seed=recipe.training["seed"])
 
 
+def build_pushes(recipe: Recipe) -> PushCallback | None:
+    """What pushes to the Hub, if the recipe asks for it; the repository is opened, so that no run ends at a token."""
+    if not recipe.training.get("push_to_hub") or recipe.hub.repo_id is None:
+        return None
+    return PushCallback(
+        recipe.hub.repo_id,
+        private=recipe.hub.private,
+        revision=recipe.training.get("hub_revision"),
+        strategy=recipe.training.get("hub_strategy", "every_save"),
+        always=recipe.training.get("hub_always_push", False),
+    )
+
+
 def evenly(split: Dataset, count: int | None) -> Dataset:
     """At most `count` rows, spread over the whole set: neighbours in a video or a volume look alike."""
     if count is None or count >= len(split):
@@ -192,6 +206,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
             _check_data(source, recipe.labels, force)
         data = build_data(recipe, source)
     model, processor = build_model(recipe), build_processor(recipe)
+    pushes = build_pushes(recipe) if args.process_index == 0 else None
     if args.process_index == 0:
         claim(folder, resume=resume, overwrite=overwrite)
         (folder / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
@@ -216,6 +231,9 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
         ema_decay=recipe.model.ema_decay,
         callbacks=[MaskAnnealing()] if recipe.model.head == "eomt" else None,
     )
+    if pushes:
+        pushes.describe = lambda stage: _describe_step(stage, recipe, trainer)
+        trainer.add_callback(pushes)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     best_step = trainer.state.best_global_step if args.load_best_model_at_end else None
     step = best_step or trainer.state.global_step
@@ -229,8 +247,9 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
     trainer.save_model()
     if args.process_index == 0:
         _write_results(folder, recipe, metrics)
-    if args.push_to_hub:
-        trainer.push_to_hub(commit_message=f"step {step}")
+    if pushes:
+        pushed = pushes.finish(folder, f"End of training, weights of step {step}")
+        logger.info("pushed %d files: %s", len(pushed.files), pushed.url)
     return metrics
 
 
@@ -260,7 +279,7 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
         )
     with TemporaryDirectory() as scratch:  # the Trainer makes its output folder in any case
         folder = Path(output or scratch)
-        args = TrainingArguments(**_training_arguments(recipe) | {"output_dir": str(folder), "push_to_hub": False})
+        args = TrainingArguments(**_training_arguments(recipe) | {"output_dir": str(folder)})
         with args.main_process_first(desc="reading masks"):
             split = build_data(recipe)["validation"]
         dataset = EvalDataset(split, processor, recipe.labels)
@@ -285,10 +304,10 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
 
 
 def _training_arguments(recipe: Recipe) -> dict[str, Any]:
-    hub = {"hub_model_id": recipe.hub.repo_id, "hub_private_repo": recipe.hub.private} if recipe.hub.repo_id else {}
     # pinned memory only helps copies to an accelerator, and torch warns at each loader where there is none
     pinned = recipe.training.get("dataloader_pin_memory", True) and torch.accelerator.is_available()
-    return {**recipe.training, **hub, "dataloader_pin_memory": pinned}
+    # `build_pushes` pushes: the Trainer would send a pickled file, and a config whose code is not there yet
+    return {**recipe.training, "push_to_hub": False, "dataloader_pin_memory": pinned}
 
 
 def _check_data(source: DatasetDict, labels: LabelSpace, force: bool) -> None:
@@ -329,9 +348,18 @@ def _evaluate(trainer: DinoSegTrainer, dataset: EvalDataset, panels: Path) -> di
     return result
 
 
+def _describe_step(stage: Path, recipe: Recipe, trainer: DinoSegTrainer) -> None:
+    """Recipe, card and, if this step was measured, metrics of a checkpoint that is pushed during training."""
+    step = trainer.state.global_step
+    measured = any("eval_mean_iou" in entry and entry["step"] == step for entry in trainer.state.log_history)
+    (stage / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
+    _write_results(stage, recipe, {**trainer.streamed.summary, "step": step} if measured else {})
+
+
 def _write_results(folder: Path, recipe: Recipe, metrics: dict[str, Any]) -> None:
     _write_json(folder / METRICS_FILE, metrics)
-    panels = sorted((folder / "panels" / "final").glob("*.png"))
+    final = folder / "panels" / "final"
+    panels = sorted((final if final.is_dir() else folder / "panels").rglob("*.png"))
     card = model_card(
         recipe.labels.to_dict(),
         metrics,

@@ -17,6 +17,7 @@ from .convert import convert
 from .doctor import doctor
 from .evaluate import evaluate
 from .predict import predict
+from .push import push
 from .train import train
 
 __all__ = ["app", "main"]
@@ -52,6 +53,7 @@ app.command("train")(train)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)
 app.command("doctor")(doctor)
+app.command("push")(push)
 app.add_typer(convert, name="convert")
 
 

@@ -1,0 +1,67 @@
+"""`dinoseg push CHECKPOINT REPO_ID`"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ._checkpoint import check_checkpoint
+from ._errors import Debug
+from ._output import print_json
+
+
+def push(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="Checkpoint folder, as training left it.", show_default=False)
+    ],
+    repo_id: Annotated[
+        str,
+        typer.Argument(metavar="REPO_ID", help="The model repository, owner/name; made if new.", show_default=False),
+    ],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    revision: Annotated[
+        str | None,
+        typer.Option(metavar="BRANCH", help="Push to this branch, made if new, instead of main.", show_default=False),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print what was pushed as JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Publish a checkpoint on the Hugging Face Hub.
+
+    Uploaded are weights, configs, the model's code, card, metrics, recipe and pictures; the optimiser's state is not.
+    The token is the one of `hf auth login` or HF_TOKEN. A push that broke off goes on when it is repeated.
+    """
+    _check_folder(checkpoint)
+    _check_repo_id(repo_id)
+    from ..hub.push import push as push_checkpoint
+
+    pushed = push_checkpoint(checkpoint, repo_id, private=private, revision=revision)
+    if json:
+        print_json(asdict(pushed))
+    else:
+        typer.echo(f"{len(pushed.files)} files: {pushed.url}")
+
+
+def _check_folder(checkpoint: Path) -> None:
+    if not checkpoint.exists():
+        raise typer.BadParameter(f"there is no folder {checkpoint}.")
+    check_checkpoint(str(checkpoint))
+
+
+def _check_repo_id(repo_id: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    kind = repo_id.partition("/")[0]
+    if repo_id.count("/") == 2 and kind in ("models", "datasets", "spaces"):
+        tail = repo_id.partition("/")[2]
+        raise typer.BadParameter(f"{repo_id} names one of the {kind}; a model repository is named owner/name: {tail}.")
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError:
+        raise typer.BadParameter(
+            f"{repo_id!r} is no repository name; write owner/name, of letters, digits, `-`, `_` and `.`."
+        ) from None
