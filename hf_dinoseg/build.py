@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
 import time
@@ -25,13 +24,12 @@ from .data import (
     prepare_targets,
 )
 from .doctor import quick_checks
-from .hub.card import model_card
 from .hub.converters import init_head_from
-from .inference import Background
+from .hub.describe import METRICS_FILE, describe, write_json
 from .hub.push_callback import PushCallback
+from .inference import Background
 from .labels import LabelSpace
 from .losses import MaskClassificationLoss, PixelLoss, balanced_class_weights
-from .metrics import without_nan
 from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor
 from .recipe import Recipe, load_recipe
 from .training import DinoSegTrainer, MaskAnnealing, RunError, apply_tuning
@@ -39,7 +37,6 @@ from .training.run_folder import RECIPE_FILE, claim, inspect
 
 logger = logging.getLogger(__name__)
 
-METRICS_FILE = "metrics.json"
 # fields of `model` that say how it learns, and not what it is
 _LEARNING = (
     "tune",
@@ -246,7 +243,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
     metrics["seconds"] = round(time.time() - started, 1)
     trainer.save_model()
     if args.process_index == 0:
-        _write_results(folder, recipe, metrics)
+        describe(folder, recipe.labels.to_dict(), recipe.to_dict(), metrics)
     if pushes:
         pushed = pushes.finish(folder, f"End of training, weights of step {step}")
         logger.info("pushed %d files: %s", len(pushed.files), pushed.url)
@@ -296,7 +293,7 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
         )
         metrics = _evaluate(trainer, dataset, folder / "panels")
         if args.process_index == 0:
-            _write_json(folder / METRICS_FILE, metrics)
+            write_json(folder / METRICS_FILE, metrics)
     return metrics
 
 
@@ -353,21 +350,5 @@ def _describe_step(stage: Path, recipe: Recipe, trainer: DinoSegTrainer) -> None
     step = trainer.state.global_step
     measured = any("eval_mean_iou" in entry and entry["step"] == step for entry in trainer.state.log_history)
     (stage / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
-    _write_results(stage, recipe, {**trainer.streamed.summary, "step": step} if measured else {})
-
-
-def _write_results(folder: Path, recipe: Recipe, metrics: dict[str, Any]) -> None:
-    _write_json(folder / METRICS_FILE, metrics)
-    final = folder / "panels" / "final"
-    panels = sorted((final if final.is_dir() else folder / "panels").rglob("*.png"))
-    card = model_card(
-        recipe.labels.to_dict(),
-        metrics,
-        recipe.to_dict(),
-        panel=panels[0].relative_to(folder).as_posix() if panels else None,
-    )
-    (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-def _write_json(path: Path, data: dict[str, Any]) -> None:
-    path.write_text(json.dumps(without_nan(data), indent=2) + "\n", encoding="utf-8")
+    metrics = {**trainer.streamed.summary, "step": step} if measured else {}
+    describe(stage, recipe.labels.to_dict(), recipe.to_dict(), metrics)

@@ -18,14 +18,17 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from ..recipe import load_recipe
-from .card import model_card
+from .describe import CARD_FILE, METRICS_FILE, describe, last_panels
 from .push_errors import TOKENS, PushError, explained
 
 logger = logging.getLogger(__name__)
 
-RECIPE, METRICS, CARD = "recipe.yaml", "metrics.json", "README.md"
+RECIPE_FILE = "recipe.yaml"
 #: Files at the top of a checkpoint folder that are shared: weights, configs, the model's code, and what describes them.
-SHARED = ("*.safetensors", "*.safetensors.index.json", "*config.json", "*.py", CARD, METRICS, RECIPE, "LICENSE*")
+SHARED = (
+    *("model*.safetensors", "model.safetensors.index.json", "*config.json", "*.py"),
+    *(CARD_FILE, METRICS_FILE, RECIPE_FILE, "LICENSE*"),
+)
 MODEL_TYPE = "dinoseg"
 
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
@@ -81,7 +84,7 @@ def push(
         _describe(stage, folder)
         refuse_tokens(stage)
         repo_id = open_repository(repo_id, private=private, revision=revision)
-        _name_in_card(stage / CARD, repo_id)
+        _name_in_card(stage / CARD_FILE, repo_id)
         return upload(stage, repo_id, revision=revision, message=message or f"Upload {folder.resolve().name}")
 
 
@@ -94,15 +97,8 @@ def shared_files(folder: Path) -> list[Path]:
     found = sorted({p for pattern in SHARED for p in folder.glob(pattern) if p.is_file() and p.name[0] != "."})
     names = {path.name for path in found}
     if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
-        raise PushError(f"{folder} holds no config.json beside *.safetensors, so there is no model to push.")
-    return [*found, *_last_panels(folder / "panels")]
-
-
-def _last_panels(panels: Path) -> list[Path]:
-    for where in (panels / "final", *sorted(panels.glob("step-*"), reverse=True), panels):
-        if pictures := sorted(where.glob("*.png")):
-            return pictures
-    return []
+        raise PushError(f"{folder} holds no config.json beside model*.safetensors, so there is no model to push.")
+    return [*found, *last_panels(folder)]
 
 
 def refuse_tokens(folder: Path) -> None:
@@ -205,21 +201,20 @@ def _describe(stage: Path, folder: Path) -> None:
     Raises:
         PushError: if there is neither: weights without a card have no licence and no labels that anybody could read.
     """
-    if (stage / CARD).exists():
+    if (stage / CARD_FILE).exists():
         return
-    recipe = next((p for p in (folder / RECIPE, folder.resolve().parent / RECIPE) if p.is_file()), None)
+    recipe = next((p for p in (folder / RECIPE_FILE, folder.resolve().parent / RECIPE_FILE) if p.is_file()), None)
     if recipe is None:
         raise PushError(
-            f"{folder} has no {CARD}, the model card, and no {RECIPE} to write it from. Write one that says what the "
-            "labels are and under what licence the weights are; docs/sharing.md has an example."
+            f"{folder} has no {CARD_FILE}, the model card, and no {RECIPE_FILE} to write it from. Write one that says "
+            "what the labels are and under what licence the weights are; docs/sharing.md has an example."
         )
-    metrics = json.loads((stage / METRICS).read_text("utf-8")) if (stage / METRICS).exists() else {}
+    metrics = json.loads((stage / METRICS_FILE).read_text("utf-8")) if (stage / METRICS_FILE).exists() else {}
     read = load_recipe(recipe)
-    pictures = sorted((stage / "panels").rglob("*.png"))
-    panel = pictures[0].relative_to(stage).as_posix() if pictures else None
-    (stage / CARD).write_text(model_card(read.labels.to_dict(), metrics, read.to_dict(), panel=panel), encoding="utf-8")
-    if not (stage / RECIPE).exists():
-        shutil.copy(recipe, stage / RECIPE)
+    (stage / METRICS_FILE).unlink(missing_ok=True)  # a link to the file in the checkpoint folder
+    describe(stage, read.labels.to_dict(), read.to_dict(), metrics)
+    if not (stage / RECIPE_FILE).exists():
+        shutil.copy(recipe, stage / RECIPE_FILE)
 
 
 def _name_in_card(card: Path, repo_id: str) -> None:

@@ -225,7 +225,8 @@ def test_wrong_usage_ends_with_2(
 
 
 def test_hidden_files_and_notes_stay_here(copy: Path) -> None:
-    for name in (".env", "notes.txt", "training_args.bin", "trainer_state.json", "optimizer.pt", ".hidden.py"):
+    before = shared_files(copy)
+    state = ("training_args.bin", "trainer_state.json", "optimizer.pt", "training_weights.safetensors")
+    for name in (".env", "notes.txt", ".hidden.py", *state):
         (copy / name).write_text("x")
-    names = {path.name for path in shared_files(copy)}
-    assert not names & {".env", "notes.txt", "training_args.bin", "trainer_state.json", "optimizer.pt", ".hidden.py"}
+    assert shared_files(copy) == before

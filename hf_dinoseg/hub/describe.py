@@ -1,0 +1,46 @@
+"""What lies beside the weights in a checkpoint folder and tells people what they are: metrics, card, pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..metrics import without_nan
+from .card import model_card
+
+METRICS_FILE = "metrics.json"
+CARD_FILE = "README.md"
+
+
+def describe(
+    folder: Path, label_space: Mapping[str, Any], recipe: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> None:
+    """Write the metrics, and a card that shows the first picture of the last evaluation.
+
+    Args:
+        folder: the checkpoint folder.
+        label_space: `LabelSpace.to_dict()`.
+        recipe: `Recipe.to_dict()`.
+        metrics: what was measured; empty if nothing was.
+    """
+    write_json(folder / METRICS_FILE, metrics)
+    pictures = last_panels(folder)
+    panel = pictures[0].relative_to(folder).as_posix() if pictures else None
+    card = model_card(label_space, metrics, recipe, panel=panel)
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+
+
+def last_panels(folder: Path) -> list[Path]:
+    """The pictures of the last evaluation: of the finished model, else of the latest step."""
+    panels = folder / "panels"
+    for where in (panels / "final", *sorted(panels.glob("step-*"), reverse=True), panels):
+        if pictures := sorted(where.glob("*.png")):
+            return pictures
+    return []
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """JSON with null for NaN, which JSON does not have."""
+    path.write_text(json.dumps(without_nan(data), indent=2) + "\n", encoding="utf-8")
