@@ -97,7 +97,7 @@ def _is_ours(error: Exception) -> bool:
 def _exit_code(error: Exception) -> int:
     from ..recipe import RecipeError
 
-    return WRONG_USAGE if isinstance(error, RecipeError) else FAILED
+    return WRONG_USAGE if isinstance(error, RecipeError) else getattr(error, "exit_code", FAILED)
 
 
 def _first_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ from .errors import RunError
 from .evaluation import StreamedMetrics
 from .optim import parameter_groups
 from .panel_writer import PanelWriter
+from .preemption import Preempted
 from .trainer import DinoSegTrainer
 from .tuning import apply_tuning
 
@@ -12,6 +13,7 @@ __all__ = [
     "DinoSegTrainer",
     "MaskAnnealing",
     "PanelWriter",
+    "Preempted",
     "RunError",
     "StreamedMetrics",
     "apply_tuning",

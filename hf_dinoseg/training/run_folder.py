@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -26,12 +27,17 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: the Trainer writes its state last, after weights and optimiser."""
+    """Whether a checkpoint is there from end to end: the Trainer writes its state last, and what it deletes may have
+    lost its weights first."""
     try:
         json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
-    except (OSError, ValueError):
+        for file in checkpoint.glob("*.safetensors"):
+            with safe_open(file, framework="pt"):  # reads the header, and compares it with the file's length
+                pass
+    except (OSError, ValueError, SafetensorError):
         return False
-    return True
+    # sharded by FSDP or DeepSpeed, weights are in folders of their own
+    return any(checkpoint.glob("*.safetensors")) or any(path.is_dir() for path in checkpoint.iterdir())
 
 
 def newest_whole_checkpoint(folder: Path) -> Path | None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data import EvalDataset, SegmentationDataset, collate, collate_eval, expand_batch
 from ..inference import Background, predict_best
@@ -25,6 +28,8 @@ from .evaluation import StreamedMetrics
 from .optim import parameter_groups
 from .own_weights import AverageCallback, OwnWeights
 from .panel_writer import PanelWriter
+from .preemption import Preempted, SaveOnSigterm
+from .run_folder import newest_whole_checkpoint
 from .schedule import two_stage_schedule
 
 logger = logging.getLogger(__name__)
@@ -107,6 +112,8 @@ class DinoSegTrainer(Trainer):
                 "which spread the weights over processes."
             )
         self.add_callback(AverageCallback(self.own_weights))
+        self._sigterm = SaveOnSigterm()
+        self.add_callback(self._sigterm)
         self.image_mean: Sequence[float] = processing_class.image_mean
         self.image_std: Sequence[float] = processing_class.image_std
         self.num_queries: int = model.config.num_queries
@@ -114,6 +121,7 @@ class DinoSegTrainer(Trainer):
         self._panel_writer: PanelWriter | None = None  # of the evaluation that is running
         self._terms: dict[str, torch.Tensor | float] = {}  # sums of the loss terms since the last log
         self._micro_steps = 0  # and over how many batches
+        self._backbone_rate: float | None = None
         self._broken_in_a_row = 0  # batches with matching costs that are NaN or infinite
 
     # ------------------------------------------------------------------ data
@@ -193,6 +201,9 @@ class DinoSegTrainer(Trainer):
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As `Trainer.log`, with the loss's terms and each part's learning rate."""
+        if "learning_rate" in logs and self._backbone_rate is not None:
+            logs["learning_rate_backbone"] = self._backbone_rate
         if "loss" in logs and self._micro_steps:
             steps = self._micro_steps / self.args.gradient_accumulation_steps
             logs.update({name: round(float(t) / steps, 4) for name, t in self._terms.items() if name != "loss"})
@@ -214,6 +225,15 @@ class DinoSegTrainer(Trainer):
             )
             self.optimizer_cls_and_kwargs = (optimizer_cls, {**kwargs, "params": groups})
         return super().create_optimizer(model)
+
+    def _get_learning_rate(self) -> float:
+        """The head's rate; the backbone's, of its fastest group, is kept for the log."""
+        rate: float = super()._get_learning_rate()
+        if self.optimizer is None or self.is_deepspeed_enabled:
+            return rate
+        rates = [(group.get("name", ""), group["lr"]) for group in self.optimizer.param_groups]
+        self._backbone_rate = max((lr for name, lr in rates if name.startswith("backbone")), default=None)
+        return max((lr for name, lr in rates if name.startswith("head")), default=rate)
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
@@ -296,8 +316,17 @@ class DinoSegTrainer(Trainer):
     # ------------------------------------------------------------------ saving and loading
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer.train`; in the end the model has the weights that were evaluated and saved."""
+        """As `Trainer.train`; in the end the model has the weights that were evaluated and saved.
+
+        Raises:
+            Preempted: after SIGTERM, once a checkpoint is saved.
+        """
         result = super().train(*args, **kwargs)
+        if self._sigterm.stopped_at is not None:
+            raise Preempted(
+                f"ended by SIGTERM after step {self._sigterm.stopped_at}; the checkpoint is in {self.args.output_dir}. "
+                "Go on with --resume."
+            )
         self.own_weights.settle()
         return result
 
@@ -314,6 +343,28 @@ class DinoSegTrainer(Trainer):
         pickled = folder / TRAINING_ARGS_NAME
         if self.args.should_save and pickled.exists():
             os.remove(pickled)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As `Trainer._save_checkpoint`. One that cannot be written is taken away, so that what is left is whole.
+
+        Raises:
+            RunError: naming the folder and the newest checkpoint before.
+        """
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(
+                error
+            ):  # torch.save's way to say it
+                raise
+            folder = Path(str(self.args.output_dir))
+            torn = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            shutil.rmtree(torn, ignore_errors=True)
+            left = newest_whole_checkpoint(folder)
+            raise RunError(
+                f"{torn} could not be written ({str(error).splitlines()[0]}). Make room there, or permit writing, and "
+                + (f"go on with --resume from {left.name}." if left else "start again: no checkpoint was saved before.")
+            ) from error
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.own_weights.differ:

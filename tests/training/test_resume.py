@@ -1,7 +1,10 @@
-"""A run that is killed and resumed ends where the undisturbed run ends, to the last bit."""
+"""A run that is killed, again and again, and resumed ends where the undisturbed run ends, to the last bit."""
 
+import errno
 import json
 import os
+import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -11,19 +14,26 @@ from pathlib import Path
 
 import pytest
 
+from hf_dinoseg import load_recipe
+from hf_dinoseg.build import train
+from hf_dinoseg.training import DinoSegTrainer, RunError
+
 ROOT = Path(__file__).parents[2]
+KILLS = int(os.environ.get("DINOSEG_TEST_KILLS", "3"))  # 20 in the long form
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are sent")
 
 
 def _start(recipe, folder, *flags):
-    overrides = [f"training.output_dir={folder}", "training.max_steps=8", "training.save_total_limit=null"]
-    overrides += ["training.load_best_model_at_end=false"]  # or an early step, the same in both, might be compared
+    overrides = [f"training.output_dir={folder}", "training.max_steps=16", "training.save_total_limit=null"]
+    # or an early step, the same in both, might be compared; and panels cost time
+    overrides += ["training.load_best_model_at_end=false", "evaluation.panels=0"]
     command = [sys.executable, "train.py", str(recipe), *flags, *overrides]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def _finish(process):
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+def _finish(process, code=0):
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == code, output
     return output
 
 
@@ -32,30 +42,104 @@ def _figures(folder):
     return {k: metrics[k] for k in ("mean_iou", "per_category_iou", "overall_accuracy", "step", "num_images")}
 
 
-@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is sent")
-def test_a_killed_run_resumed_in_mid_epoch_equals_the_undisturbed_one(tmp_path, write_tiny_recipe):
-    recipe = write_tiny_recipe(tmp_path)  # three steps an epoch, a checkpoint every second step
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    undisturbed = _start(recipe, whole)
-
-    victim = _start(recipe, killed)
-    deadline = time.monotonic() + 300
-    while not (killed / "checkpoint-4" / "trainer_state.json").exists():
-        assert victim.poll() is None, victim.communicate()[0]
+def _wait(process, happened):
+    deadline = time.monotonic() + 600
+    while not happened():
+        assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
-        time.sleep(0.002)
-    victim.send_signal(signal.SIGKILL)
-    victim.wait()
-    assert not (killed / "metrics.json").exists(), "the run was over before it could be killed"
+        time.sleep(0.001)
 
-    for later in ("checkpoint-6", "checkpoint-8"):  # epochs have three steps: only 4 lies within one
-        shutil.rmtree(killed / later, ignore_errors=True)
 
-    refused = _start(recipe, killed)
-    message, _ = refused.communicate(timeout=300)
-    assert refused.returncode == 1 and "--resume" in message and "Traceback" not in message
+def _checkpoints(folder, whole):
+    return {p.name for p in folder.glob("checkpoint-*") if (p / "trainer_state.json").exists() == whole}
 
-    _finish(_start(recipe, killed, "--resume"))
-    _finish(undisturbed)
-    assert _figures(killed) == _figures(whole)
-    assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, write_tiny_recipe):
+    """(recipe, output folder): three steps an epoch, a checkpoint every second step."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    recipe = write_tiny_recipe(folder)
+    _finish(_start(recipe, folder / "whole"))
+    return recipe, folder / "whole"
+
+
+def _assert_same_end(folder, whole):
+    assert _figures(folder) == _figures(whole)
+    assert (folder / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_run_killed_again_and_again_equals_the_undisturbed_one(tmp_path, undisturbed):
+    recipe, whole = undisturbed
+    folder = tmp_path / "killed"
+    dice = random.Random(0)
+    flags = []
+    for kill in range(KILLS):
+        process = _start(recipe, folder, *flags)
+        before = _checkpoints(folder, whole=True)
+        if kill == 0:  # within an epoch
+            _wait(process, lambda: "checkpoint-4" in _checkpoints(folder, whole=True))
+        elif kill % 2:  # while a checkpoint is being written
+            torn = _checkpoints(folder, whole=False)
+            _wait(process, lambda torn=torn: _checkpoints(folder, whole=False) - torn)
+        else:  # anywhere
+            _wait(process, lambda before=before: _checkpoints(folder, whole=True) - before)
+            time.sleep(dice.uniform(0, 0.5))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (folder / "metrics.json").exists(), "the run was over before it could be killed"
+        # so that there is always something left to do, and that it begins within an epoch now and then
+        for step in range(4 + 2 * dice.randrange(1, 5), 17, 2):
+            shutil.rmtree(folder / f"checkpoint-{step}", ignore_errors=True)
+        flags = ["--resume"]
+    refused = _start(recipe, folder)
+    message = _finish(refused, code=1)
+    assert "--resume" in message and "Traceback" not in message
+    _finish(_start(recipe, folder, "--resume"))
+    _assert_same_end(folder, whole)
+
+
+def test_sigterm_saves_after_the_step_and_says_so_by_its_exit_code(tmp_path, undisturbed):
+    recipe, whole = undisturbed
+    folder = tmp_path / "told"
+    process = _start(recipe, folder)
+    _wait(process, lambda: "checkpoint-2" in _checkpoints(folder, whole=True))
+    process.send_signal(signal.SIGTERM)
+    output = _finish(process, code=143)
+    assert "SIGTERM" in output and "--resume" in output and "Traceback" not in output
+    assert not (folder / "metrics.json").exists()
+    newest = max(int(name.split("-")[1]) for name in _checkpoints(folder, whole=True))
+    assert f"after step {newest};" in output
+    _finish(_start(recipe, folder, "--resume"))
+    _assert_same_end(folder, whole)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_whole(tmp_path, write_tiny_recipe, monkeypatch):
+    saved = DinoSegTrainer._save_optimizer_and_scheduler
+
+    def on_a_disk_that_is_nearly_full(trainer, folder):
+        if trainer.state.global_step == 4:
+            limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+            try:
+                return saved(trainer, folder)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        return saved(trainer, folder)
+
+    monkeypatch.setattr(DinoSegTrainer, "_save_optimizer_and_scheduler", on_a_disk_that_is_nearly_full)
+    recipe = load_recipe(write_tiny_recipe(tmp_path))
+    with pytest.raises(RunError, match=r"checkpoint-4 could not be written.*--resume from checkpoint-2"):
+        train(recipe)
+    assert _checkpoints(tmp_path / "run", whole=True) == {"checkpoint-2"}
+    assert not (tmp_path / "run" / "checkpoint-4").exists()
+    monkeypatch.undo()
+    assert train(recipe, resume=True)["num_images"] == 3
+
+
+def test_an_unwritable_disk_is_an_error_of_the_system_s_words(tmp_path, write_tiny_recipe, monkeypatch):
+    def refuses(*args):
+        raise PermissionError(errno.EACCES, "Permission denied", "model.safetensors")
+
+    monkeypatch.setattr(DinoSegTrainer, "_save", refuses)
+    with pytest.raises(RunError, match=r"could not be written.*Permission denied.*no checkpoint was saved before"):
+        train(load_recipe(write_tiny_recipe(tmp_path)))

@@ -1,9 +1,13 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import save
 
 from hf_dinoseg.training.errors import RunError
 from hf_dinoseg.training.run_folder import claim, inspect, newest_whole_checkpoint
+
+WEIGHTS = save({"w": torch.zeros(3)})
 
 
 def _run(folder, steps, torn=()):
@@ -12,7 +16,7 @@ def _run(folder, steps, torn=()):
     for step in steps:
         checkpoint = folder / f"checkpoint-{step}"
         checkpoint.mkdir()
-        (checkpoint / "model.safetensors").write_bytes(b"weights")
+        (checkpoint / "model.safetensors").write_bytes(WEIGHTS)
         state = json.dumps({"global_step": step})
         (checkpoint / "trainer_state.json").write_text(state[: len(state) // 2] if step in torn else state)
     return folder
@@ -29,7 +33,7 @@ def test_a_folder_with_a_run_is_refused_and_left_as_it_is(tmp_path):
     folder = _run(tmp_path / "run", [10])
     with pytest.raises(RunError, match=r"--resume.*--overwrite"):
         claim(folder, resume=False, overwrite=False)
-    assert (folder / "checkpoint-10" / "model.safetensors").read_bytes() == b"weights"
+    assert (folder / "checkpoint-10" / "model.safetensors").read_bytes() == WEIGHTS
 
 
 def test_resume_takes_the_newest_step_by_number_not_by_name(tmp_path):
@@ -44,6 +48,13 @@ def test_a_torn_checkpoint_is_passed_over_with_a_warning(tmp_path, caplog):
     (folder / "checkpoint-20" / "trainer_state.json").unlink()
     assert newest_whole_checkpoint(folder) == folder / "checkpoint-10"
     assert "checkpoint-30" in caplog.text and "checkpoint-20" in caplog.text
+
+
+def test_a_checkpoint_that_lost_its_weights_is_not_whole(tmp_path):
+    folder = _run(tmp_path / "run", [10, 20, 30])
+    (folder / "checkpoint-30" / "model.safetensors").write_bytes(WEIGHTS[:-1])
+    (folder / "checkpoint-20" / "model.safetensors").unlink()
+    assert newest_whole_checkpoint(folder) == folder / "checkpoint-10"
 
 
 def test_resume_without_a_checkpoint_says_how_to_start(tmp_path):
