@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from ..data import EvalDataset, SegmentationDataset, collate, collate_eval, expand_batch
 from ..inference import Background, predict_best
@@ -26,10 +21,8 @@ from .callbacks import EpochCallback
 from .errors import RunError
 from .evaluation import StreamedMetrics
 from .optim import parameter_groups
-from .own_weights import AverageCallback, OwnWeights
 from .panel_writer import PanelWriter
-from .preemption import Preempted, SaveOnSigterm
-from .run_folder import newest_whole_checkpoint
+from .saving import CheckpointingTrainer
 from .schedule import two_stage_schedule
 
 logger = logging.getLogger(__name__)
@@ -37,7 +30,7 @@ logger = logging.getLogger(__name__)
 MAX_BROKEN_BATCHES = 10  # one after another, until a run stops: now and then one is overcome, in fp16 above all
 
 
-class DinoSegTrainer(Trainer):
+class DinoSegTrainer(CheckpointingTrainer):
     """Trains and evaluates a `DinoSegForSemanticSegmentation`.
 
     What differs from `Trainer`:
@@ -95,7 +88,8 @@ class DinoSegTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            compute_metrics=self.streamed,  # type: ignore[arg-type]  # as batch_eval_metrics calls it
+            compute_metrics=self.streamed,  # as batch_eval_metrics calls it
+            ema_decay=ema_decay,
             callbacks=[EpochCallback(train_dataset), *(callbacks or [])],
         )
         self.criterion = criterion.to(args.device) if criterion is not None else None
@@ -105,15 +99,6 @@ class DinoSegTrainer(Trainer):
         self.backbone_learning_rate_multiplier = backbone_learning_rate_multiplier
         self.layer_decay = layer_decay
         self.backbone_warmup_steps = backbone_warmup_steps
-        self.own_weights = OwnWeights(model, ema_decay)
-        if self.own_weights.differ and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise RunError(
-                "model.ema_decay and model.tune: lora work on one process or with DDP, not with FSDP or DeepSpeed, "
-                "which spread the weights over processes."
-            )
-        self.add_callback(AverageCallback(self.own_weights))
-        self._sigterm = SaveOnSigterm()
-        self.add_callback(self._sigterm)
         self.image_mean: Sequence[float] = processing_class.image_mean
         self.image_std: Sequence[float] = processing_class.image_std
         self.num_queries: int = model.config.num_queries
@@ -312,69 +297,6 @@ class DinoSegTrainer(Trainer):
                 if self._panel_writer is not None:
                     self._panel_writer.write(index, pixel_values, truth, prediction)
         return None, torch.stack(matrices), inputs["index"]
-
-    # ------------------------------------------------------------------ saving and loading
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer.train`; in the end the model has the weights that were evaluated and saved.
-
-        Raises:
-            Preempted: after SIGTERM, once a checkpoint is saved.
-        """
-        result = super().train(*args, **kwargs)
-        if self._sigterm.stopped_at is not None:
-            raise Preempted(
-                f"ended by SIGTERM after step {self._sigterm.stopped_at}; the checkpoint is in {self.args.output_dir}. "
-                "Go on with --resume."
-            )
-        self.own_weights.settle()
-        return result
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        folder = Path(str(output_dir or self.args.output_dir))
-        if self.own_weights.differ:
-            with self.own_weights.shown() as shown:
-                super()._save(output_dir, shown)
-            if self.args.should_save:
-                self.own_weights.save(folder)
-        else:
-            super()._save(output_dir, state_dict)
-        # Pickled, and everything in it stands in recipe.yaml: nothing pickled goes into a checkpoint folder.
-        pickled = folder / TRAINING_ARGS_NAME
-        if self.args.should_save and pickled.exists():
-            os.remove(pickled)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """As `Trainer._save_checkpoint`. One that cannot be written is taken away, so that what is left is whole.
-
-        Raises:
-            RunError: naming the folder and the newest checkpoint before.
-        """
-        try:
-            super()._save_checkpoint(model, trial)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(
-                error
-            ):  # torch.save's way to say it
-                raise
-            folder = Path(str(self.args.output_dir))
-            torn = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            shutil.rmtree(torn, ignore_errors=True)
-            left = newest_whole_checkpoint(folder)
-            raise RunError(
-                f"{torn} could not be written ({str(error).splitlines()[0]}). Make room there, or permit writing, and "
-                + (f"go on with --resume from {left.name}." if left else "start again: no checkpoint was saved before.")
-            ) from error
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.own_weights.differ:
-            self.own_weights.load(Path(resume_from_checkpoint))
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_best_model(self) -> None:
-        self.own_weights.settle()  # what was saved is the plain model
-        super()._load_best_model()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The card is written by `hub.card` when training ends; the Trainer's would replace it on each push."""
