@@ -221,6 +221,8 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
         processing_class=processor,
         train_dataset=build_train_dataset(recipe, data["train"]),
         eval_dataset=EvalDataset(evenly(data["validation"], recipe.evaluation.max_samples), processor, recipe.labels),
+        beta=recipe.evaluation.beta,
+        boundary_iou=recipe.evaluation.boundary_iou,
         panels=recipe.evaluation.panels,
         backbone_learning_rate_multiplier=recipe.model.backbone_learning_rate_multiplier,
         layer_decay=recipe.model.layer_decay if recipe.model.tune == "llrd" else 1.0,
@@ -289,6 +291,8 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
             background=build_background(recipe, model.config.background_threshold),
             processing_class=processor,
             eval_dataset=dataset,
+            beta=recipe.evaluation.beta,
+            boundary_iou=recipe.evaluation.boundary_iou,
             panels=recipe.evaluation.panels if output else 0,
         )
         metrics = _evaluate(trainer, dataset, folder / "panels")

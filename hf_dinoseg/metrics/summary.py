@@ -1,11 +1,13 @@
 """From a confusion matrix to figures: per class and mean, keyed by original id and name.
 
-Names are those of evaluate's `mean_iou` metric, with Dice added. For a class with TP pixels right, T pixels of truth
-and P pixels predicted: IoU = TP / (T + P - TP), accuracy = TP / T, Dice = 2 TP / (T + P).
+Names are those of evaluate's `mean_iou` metric, with more added. For a class with TP pixels right, T pixels of truth
+and P pixels predicted: IoU = TP / (T + P - TP), accuracy = recall = TP / T, precision = TP / P, Dice = 2 TP /
+(T + P), F-beta = (1 + b²) TP / (b² T + P), which is Dice at b = 1 and nearer to recall the larger b.
+Frequency-weighted IoU is the mean of IoU weighted by T.
 
-A ratio without a denominator is NaN and is left out of its mean: IoU and Dice where a class has neither a pixel of
-truth nor a prediction, accuracy where it has no pixel of truth. A class that is predicted but never true has IoU 0, and
-that 0 counts.
+A ratio without a denominator is NaN and is left out of its mean: IoU, Dice and F-beta where a class has neither a pixel
+of truth nor a prediction, accuracy and recall where it has no pixel of truth, precision where it has no prediction. A
+class that is predicted but never true has IoU 0, and that 0 counts.
 """
 
 from __future__ import annotations
@@ -19,38 +21,54 @@ import torch
 
 from ..labels import LabelSpace
 
+BETA = 2.0
 
-def summarize(matrix: torch.Tensor | np.ndarray, label_space: LabelSpace) -> dict[str, Any]:
+
+def summarize(matrix: torch.Tensor | np.ndarray, label_space: LabelSpace, beta: float = BETA) -> dict[str, Any]:
     """Figures of a confusion matrix.
 
     Args:
         matrix: (C, C + 1) counts as `confusion_matrix` makes them (rows truth, last column "no answer"), or a sum of
             such matrices.
         label_space: gives the classes their original ids and names.
+        beta: of F-beta, above 0: how many times as much recall weighs as precision.
 
     Returns:
-        `mean_iou`, `mean_accuracy`, `mean_dice`, `overall_accuracy` (floats 0 to 1, NaN when nothing was labelled);
-        `per_category_iou`, `per_category_accuracy`, `per_category_dice` (`{"<original id> <name>": float}`);
-        `num_absent_classes`: how many classes were neither there nor predicted, and so are in no mean.
+        `mean_iou`, `mean_accuracy`, `overall_accuracy`, `mean_dice`, `mean_precision`, `mean_recall`, `mean_f_beta`,
+        `frequency_weighted_iou` (floats 0 to 1, NaN when nothing was labelled); `beta`; `per_category_iou`,
+        `per_category_accuracy`, `per_category_dice`, `…_precision`, `…_recall`, `…_f_beta`
+        (`{"<original id> <name>": float}`); `num_absent_classes`: how many classes were neither there nor predicted,
+        and so are in no mean.
 
     Raises:
         ValueError: if the matrix has another shape than the label space asks for.
     """
     hits, truth, predicted = _counts(matrix, label_space)
-    iou = _ratio(hits, truth + predicted - hits)
     accuracy = _ratio(hits, truth)
-    dice = _ratio(2 * hits, truth + predicted)
-    keys = [f"{original_id} {name}" for original_id, name in _names(label_space)]
+    ratios = {
+        "iou": _ratio(hits, truth + predicted - hits),
+        "accuracy": accuracy,
+        "dice": _ratio(2 * hits, truth + predicted),
+        "precision": _ratio(hits, predicted),
+        "recall": accuracy,
+        "f_beta": _ratio((1 + beta**2) * hits, beta**2 * truth + predicted),
+    }
+    keys = category_keys(label_space)
     return {
-        "mean_iou": _mean(iou),
-        "mean_accuracy": _mean(accuracy),
+        "mean_iou": mean_of_known(ratios["iou"]),
+        "mean_accuracy": mean_of_known(accuracy),
         "overall_accuracy": float(_ratio(hits.sum(), truth.sum())),
-        "mean_dice": _mean(dice),
-        "per_category_iou": dict(zip(keys, iou.tolist(), strict=True)),
-        "per_category_accuracy": dict(zip(keys, accuracy.tolist(), strict=True)),
-        "per_category_dice": dict(zip(keys, dice.tolist(), strict=True)),
+        **{f"mean_{name}": mean_of_known(ratios[name]) for name in ("dice", "precision", "recall", "f_beta")},
+        "beta": beta,
+        "frequency_weighted_iou": float(_ratio(np.nansum(truth * ratios["iou"]), truth.sum())),
+        **{f"per_category_{name}": dict(zip(keys, values.tolist(), strict=True)) for name, values in ratios.items()},
         "num_absent_classes": int(((truth + predicted) == 0).sum()),
     }
+
+
+def category_keys(label_space: LabelSpace) -> list[str]:
+    """How classes are named in results, in train-id order: `"<original id> <name>"`."""
+    return [f"{original_id} {name}" for original_id, name in _names(label_space)]
 
 
 def per_class_table(matrix: torch.Tensor | np.ndarray, label_space: LabelSpace) -> str:
@@ -108,7 +126,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
 
 
-def _mean(values: np.ndarray) -> float:
+def mean_of_known(values: np.ndarray) -> float:
     valid = values[~np.isnan(values)]
     return float(valid.mean()) if valid.size else float("nan")
 

@@ -1,55 +1,114 @@
-"""Streamed evaluation: one confusion matrix grows, no prediction is kept."""
+"""Streamed evaluation: counts of each picture are kept, no prediction is."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import EvalPrediction
 
 from ..labels import LabelSpace
-from ..metrics import background_figures, summarize
+from ..metrics import (
+    BINS,
+    background_figures,
+    boundary_counts,
+    calibration_counts,
+    image_counts,
+    image_scores,
+    iou_intervals,
+    summarize,
+    summarize_boundary,
+    summarize_calibration,
+)
+
+
+def picture_counts(
+    prediction: torch.Tensor, scores: torch.Tensor, truth: torch.Tensor, label_space: LabelSpace, boundary: bool
+) -> torch.Tensor:
+    """All that is counted of one picture besides its confusion matrix, in one vector that travels between processes.
+
+    Args:
+        prediction, truth: (H, W) train ids.
+        scores: (H, W) float, the predicted class's score.
+        boundary: whether outlines are measured too.
+
+    Returns:
+        int64 on the scores' device: `calibration_counts` (45) and, if asked for, `boundary_counts` (3 C).
+    """
+    parts = [calibration_counts(prediction, scores, truth, label_space.ignore_index)]
+    if boundary:
+        parts.append(boundary_counts(prediction, truth, label_space.num_labels, label_space.ignore_index))
+    return torch.cat([part.flatten().to(scores.device) for part in parts])
 
 
 class StreamedMetrics:
-    """`compute_metrics` for a Trainer with `batch_eval_metrics`: adds each step's confusion matrices and gives the
-    result at the last step.
+    """`compute_metrics` for a Trainer with `batch_eval_metrics`: adds each step's counts and gives the result at the
+    last step.
 
     Each image is counted once by its index, so copies that fill the last batch of a distributed loader do not count.
+    All counts are whole numbers and pictures are sorted before they are drawn from, so the figures are the same, bit
+    by bit, for any number of processes.
+
+    Args:
+        label_space: names the classes.
+        beta: of F-beta.
 
     Attributes:
         matrix: the int64 confusion matrix of the last finished evaluation.
-        summary: everything that `metrics.summarize` computes from it, keyed by original id and name.
+        summary: all figures of it, keyed by original id and name where there is one a class.
+        images: its pictures: `{"index", "mean_iou", "overall_accuracy"}`, worst first.
     """
 
-    def __init__(self, label_space: LabelSpace) -> None:
+    def __init__(self, label_space: LabelSpace, beta: float) -> None:
         self.label_space = label_space
+        self.beta = beta
         self.matrix: torch.Tensor | None = None
         self.summary: dict[str, Any] = {}
+        self.images: list[dict[str, float]] = []
         self._running: torch.Tensor | None = None
-        self._seen: set[int] = set()
+        self._extra: torch.Tensor | int = 0
+        self._seen: dict[int, np.ndarray] = {}  # by index, (3, C) pixels right, true and predicted
 
     def __call__(self, step: EvalPrediction, compute_result: bool) -> dict[str, float]:
         """
         Args:
-            step: `predictions` (B, ...) int64 matrices of single images, as `DinoSegTrainer.prediction_step` gives
-                them, `label_ids` (B,) their indices.
+            step: `predictions` the int64 matrices and `picture_counts` of single images, as
+                `DinoSegTrainer.prediction_step` gives them, `label_ids` (B,) the images' indices.
             compute_result: whether this is the last step.
 
         Returns:
             The figures that are single numbers (`mean_iou`, `overall_accuracy`, …); empty before the last step.
         """
-        matrices, indices = torch.as_tensor(step.predictions).cpu(), torch.as_tensor(step.label_ids)
-        for matrix, index in zip(matrices, indices.tolist(), strict=True):
+        matrices, extras = (torch.as_tensor(part).cpu() for part in step.predictions)
+        for matrix, extra, index in zip(matrices, extras, torch.as_tensor(step.label_ids).tolist(), strict=True):
             if index not in self._seen:
-                self._seen.add(index)
+                self._seen[index] = image_counts(_confusion(matrix)).numpy()
                 self._running = matrix.clone() if self._running is None else self._running + matrix
+                self._extra = self._extra + extra
         if not compute_result or self._running is None:
             return {}
-        counted, self._running = self._running, None
-        self.matrix = counted if counted.ndim == 2 else counted[1, :-1]
-        self.summary = {**summarize(self.matrix, self.label_space), "num_images": len(self._seen)}
+        self._finish(self._running, torch.as_tensor(self._extra))
+        self._running, self._extra, self._seen = None, 0, {}
+        return {key: value for key, value in self.summary.items() if isinstance(value, (int, float))}
+
+    def _finish(self, counted: torch.Tensor, extra: torch.Tensor) -> None:
+        order = sorted(self._seen)
+        counts = np.stack([self._seen[index] for index in order])
+        self.images = image_scores(counts, order)
+        self.matrix = _confusion(counted)
+        calibration, boundary = extra[: 3 * BINS].view(3, -1), extra[3 * BINS :].view(3, -1)
+        self.summary = {
+            **summarize(self.matrix, self.label_space, self.beta),
+            **iou_intervals(counts, self.label_space),
+            **(summarize_boundary(boundary, self.label_space) if boundary.numel() else {}),
+            **summarize_calibration(calibration),
+            "num_images": len(order),
+        }
         if counted.ndim == 3:
             self.summary["background"] = background_figures(counted)
-        self._seen = set()
-        return {key: value for key, value in self.summary.items() if isinstance(value, (int, float))}
+
+
+def _confusion(counted: torch.Tensor) -> torch.Tensor:
+    """(C, C + 1), of such a matrix or of `background_matrices`."""
+    return counted if counted.ndim == 2 else counted[1, :-1]

@@ -16,10 +16,10 @@ from ..data import EvalDataset, SegmentationDataset, collate, collate_eval, expa
 from ..inference import Background, predict_best
 from ..labels import LabelSpace
 from ..losses import MaskClassificationLoss, PixelLoss
-from ..metrics import background_matrices, confusion_matrix, per_class_table
+from ..metrics import BETA, background_matrices, confusion_matrix, per_class_table
 from .callbacks import EpochCallback
 from .errors import RunError
-from .evaluation import StreamedMetrics
+from .evaluation import StreamedMetrics, picture_counts
 from .optim import parameter_groups
 from .panel_writer import PanelWriter
 from .saving import CheckpointingTrainer
@@ -38,7 +38,7 @@ class DinoSegTrainer(CheckpointingTrainer):
     * workers hand over bytes (`data.collate`); `pixel_values`, `mask_labels` and `class_labels` are made on the device;
     * `compute_loss` runs `criterion` with void masked out, normalised over all processes and accumulation steps;
     * evaluation predicts label maps at the original size through `inference.predict_best`, the function that
-      `Segmenter` uses too, and keeps one confusion matrix.
+      `Segmenter` uses too, and keeps counts only.
 
     Args:
         model, args, train_dataset, eval_dataset, callbacks: as in `Trainer`. `args` must have `batch_eval_metrics` on
@@ -48,6 +48,8 @@ class DinoSegTrainer(CheckpointingTrainer):
         label_space: restores original ids in metrics and pictures.
         inference: how evaluation predicts: `mode`, `window`, `stride`, … of `inference.predict_best`.
         background: what is answered where no class is likely.
+        beta: of F-beta in the metrics.
+        boundary_iou: whether evaluation measures outlines too, which costs some time on the CPU.
         panels: how many pictures each evaluation draws into `output_dir/panels/step-<step>/`.
         backbone_learning_rate_multiplier: the backbone's learning rate as a share of the head's.
         layer_decay: by which it falls from block to block; see `optim.parameter_groups`.
@@ -72,6 +74,8 @@ class DinoSegTrainer(CheckpointingTrainer):
         train_dataset: SegmentationDataset | None = None,
         eval_dataset: EvalDataset | None = None,
         panels: int = 0,
+        beta: float = BETA,
+        boundary_iou: bool = True,
         backbone_learning_rate_multiplier: float = 0.1,
         layer_decay: float = 1.0,
         backbone_warmup_steps: int | None = None,
@@ -80,7 +84,7 @@ class DinoSegTrainer(CheckpointingTrainer):
     ) -> None:
         if not args.batch_eval_metrics or args.remove_unused_columns:
             raise RunError("DinoSegTrainer needs batch_eval_metrics=True and remove_unused_columns=False.")
-        self.streamed = StreamedMetrics(label_space)
+        self.streamed = StreamedMetrics(label_space, beta)
         super().__init__(
             model=model,
             args=args,
@@ -95,6 +99,7 @@ class DinoSegTrainer(CheckpointingTrainer):
         self.criterion = criterion.to(args.device) if criterion is not None else None
         self.label_space = label_space
         self.inference = inference
+        self.boundary_iou = boundary_iou
         self.background = background or Background()
         self.backbone_learning_rate_multiplier = backbone_learning_rate_multiplier
         self.layer_decay = layer_decay
@@ -271,15 +276,16 @@ class DinoSegTrainer(CheckpointingTrainer):
         inputs: dict[str, Any],
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor | None, Any, torch.Tensor | None]:
         """Predict label maps at original size.
 
         Returns:
-            (None, (B, C, C + 1) int64 confusion matrices of single images, (B,) their indices). If the truth knows id
-            0 from other void, (B, 2, C + 1, C + 1): see `metrics.background_matrices`.
+            (None, (matrices, (B, n) int64 `picture_counts`), (B,) indices), of single images. The matrices are (B, C,
+            C + 1) int64 confusion matrices; if the truth knows id 0 from other void, (B, 2, C + 1, C + 1): see
+            `metrics.background_matrices`.
         """
         inputs = self._prepare_inputs(inputs)
-        matrices = []
+        matrices, extras = [], []
         classes, void = self.label_space.num_labels, self.label_space.ignore_index
         zeros = inputs.get("zero", [None] * len(inputs["labels"]))
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -294,9 +300,10 @@ class DinoSegTrainer(CheckpointingTrainer):
                     if zero is None
                     else background_matrices(best, prediction, truth, zero, self.label_space)
                 )
+                extras.append(picture_counts(prediction, scores, truth, self.label_space, self.boundary_iou))
                 if self._panel_writer is not None:
                     self._panel_writer.write(index, pixel_values, truth, prediction)
-        return None, torch.stack(matrices), inputs["index"]
+        return None, (torch.stack(matrices), torch.stack(extras)), inputs["index"]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The card is written by `hub.card` when training ends; the Trainer's would replace it on each push."""

@@ -24,6 +24,15 @@ def test_hand_computed_figures():
     assert figures["mean_dice"] == pytest.approx((12 / 15 + 6 / 10 + 10 / 13) / 3)
     assert figures["overall_accuracy"] == 14 / 20
     assert figures["num_absent_classes"] == 0
+    assert figures["per_category_precision"] == {"3 road": 6 / 7, "5 tree": 3 / 6, "9 sky": 5 / 5}
+    assert figures["per_category_recall"] == figures["per_category_accuracy"]
+    # F-beta from precision p and recall r: (1 + b²) p r / (b² p + r), b = 2
+    by_hand = [5 * p * r / (4 * p + r) for p, r in ((6 / 7, 6 / 8), (3 / 6, 3 / 4), (5 / 5, 5 / 8))]
+    assert list(figures["per_category_f_beta"].values()) == pytest.approx(by_hand)
+    assert figures["mean_f_beta"] == pytest.approx(sum(by_hand) / 3) and figures["beta"] == 2
+    assert figures["mean_precision"] == pytest.approx((6 / 7 + 3 / 6 + 5 / 5) / 3)
+    assert figures["frequency_weighted_iou"] == pytest.approx(8 / 20 * 6 / 9 + 4 / 20 * 3 / 7 + 8 / 20 * 5 / 8)
+    assert summarize(matrix, SPACE, beta=1)["per_category_f_beta"] == figures["per_category_dice"]
 
 
 def test_no_answer_is_a_miss_and_never_a_gain():
@@ -47,6 +56,7 @@ def test_class_predicted_but_never_true_counts_as_zero():
     figures = summarize(torch.tensor([[3, 1, 0, 0], [0, 0, 0, 0], [0, 0, 4, 0]]), SPACE)
     assert figures["per_category_iou"]["5 tree"] == 0
     assert math.isnan(figures["per_category_accuracy"]["5 tree"])
+    assert figures["per_category_precision"]["5 tree"] == 0
     assert figures["mean_iou"] == pytest.approx((3 / 4 + 0 + 1) / 3)
     assert figures["mean_accuracy"] == pytest.approx((3 / 4 + 1) / 2)
     assert figures["num_absent_classes"] == 0
@@ -54,7 +64,7 @@ def test_class_predicted_but_never_true_counts_as_zero():
 
 def test_nothing_labelled_gives_nan_without_a_warning(recwarn):
     figures = summarize(torch.zeros(3, 4, dtype=torch.int64), SPACE)
-    for key in ("mean_iou", "mean_accuracy", "mean_dice", "overall_accuracy"):
+    for key in ("mean_iou", "mean_dice", "mean_precision", "mean_f_beta", "overall_accuracy", "frequency_weighted_iou"):
         assert math.isnan(figures[key])
     assert figures["num_absent_classes"] == 3
     assert not recwarn

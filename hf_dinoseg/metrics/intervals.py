@@ -1,0 +1,111 @@
+"""How sure a figure is: bootstrap intervals of IoU over images (Efron & Tibshirani, 1993).
+
+The validation set is one draw of pictures among those that could have been taken. It is drawn again from itself, with
+replacement, many times; the middle 95 % of the figures so obtained are the interval. Pictures are drawn whole, because
+the pixels of a picture are no independent observations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..labels import LabelSpace
+from .summary import category_keys
+
+LEVEL = 0.95
+RESAMPLES = 1000
+_VALUES_AT_ONCE = 1 << 24  # of the table of draws; 2^24 float64 are 128 MiB
+
+
+def image_counts(matrix: torch.Tensor) -> torch.Tensor:
+    """What an IoU needs of confusion matrices: (..., C, C + 1) to (..., 3, C) pixels right, true and predicted."""
+    classes = matrix.shape[-2]
+    right = matrix[..., :classes].diagonal(dim1=-2, dim2=-1)
+    return torch.stack((right, matrix.sum(-1), matrix[..., :classes].sum(-2)), dim=-2)
+
+
+def iou_of_counts(counts: np.ndarray) -> np.ndarray:
+    """(..., 3, C) counts as of `image_counts` to (..., C) IoU, NaN where a class is neither true nor predicted."""
+    right, truth, predicted = (counts[..., i, :].astype(np.float64) for i in range(3))
+    union = truth + predicted - right
+    return np.divide(right, union, out=np.full_like(union, np.nan), where=union > 0)
+
+
+def image_scores(counts: np.ndarray, indices: Sequence[int]) -> list[dict[str, float]]:
+    """Pictures by how well they were predicted, worst first.
+
+    Args:
+        counts: (N, 3, C) `image_counts` of N pictures.
+        indices: their places in the data set.
+
+    Returns:
+        `index`, `mean_iou` (over the classes in this picture's truth or prediction) and `overall_accuracy` of each.
+        Pictures of one mean IoU stand in the data set's order, those without a labelled pixel (NaN) last.
+    """
+    iou = iou_of_counts(counts)
+    known = ~np.isnan(iou)
+    number = known.sum(axis=1)
+    right, truth = counts[:, 0].sum(axis=1), counts[:, 1].sum(axis=1)
+    rows = [
+        {
+            "index": index,
+            "mean_iou": float(np.where(known[i], iou[i], 0).sum() / number[i]) if number[i] else float("nan"),
+            "overall_accuracy": float(right[i] / truth[i]) if truth[i] else float("nan"),
+        }
+        for i, index in enumerate(indices)
+    ]
+    return sorted(rows, key=lambda row: (np.isnan(row["mean_iou"]), row["mean_iou"], row["index"]))
+
+
+def iou_intervals(
+    counts: np.ndarray, label_space: LabelSpace, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Any]:
+    """Intervals of mean IoU and of each class's IoU.
+
+    A class that is in no picture of a draw is left out of that draw's mean, as it is left out of the figure itself;
+    the class's own interval is over the draws that hold it.
+
+    Args:
+        counts: (N, 3, C) `image_counts` of N pictures. Their order matters to the draws, so keep it fixed.
+        resamples: how often to draw.
+        seed: the same seed and counts give the same intervals, bit by bit.
+
+    Returns:
+        `mean_iou_interval`: [low, high]; `per_category_iou_interval`: `{"<original id> <name>": [low, high]}`;
+        `interval`: `{"level", "resamples"}`. Both ends are NaN for a class that is nowhere, and everywhere when there
+        are fewer than two pictures, which say nothing about how pictures differ.
+    """
+    images, _, classes = counts.shape
+    means, ious = np.empty((0,)), np.empty((0, classes))
+    if images > 1:
+        rng = np.random.default_rng(seed)
+        flat = counts.reshape(images, -1).astype(np.float64)  # whole numbers below 2^53: sums are exact in any order
+        parts = []
+        at_once = max(1, _VALUES_AT_ONCE // images)
+        for start in range(0, resamples, at_once):
+            rows = min(at_once, resamples - start)
+            drawn = rng.integers(images, size=(rows, images)) + np.arange(rows)[:, None] * images
+            weights = np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images)
+            parts.append(iou_of_counts((weights.astype(np.float64) @ flat).reshape(rows, 3, classes)))
+        ious = np.concatenate(parts)
+        known = ~np.isnan(ious)
+        number = known.sum(axis=1)
+        means = np.where(known, ious, 0).sum(axis=1)[number > 0] / number[number > 0]
+    keys = category_keys(label_space)
+    return {
+        "mean_iou_interval": _middle(means),
+        "per_category_iou_interval": {key: _middle(ious[:, c]) for c, key in enumerate(keys)},
+        "interval": {"level": LEVEL, "resamples": resamples},
+    }
+
+
+def _middle(values: np.ndarray) -> list[float]:
+    values = values[~np.isnan(values)]
+    if not values.size:
+        return [float("nan"), float("nan")]
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return [float(low), float(high)]
