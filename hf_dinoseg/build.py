@@ -23,7 +23,7 @@ from .data import (
     load_source,
     prepare_targets,
 )
-from .doctor import quick_checks
+from .doctor import check_backbone_processor, quick_checks
 from .hub.converters import init_head_from
 from .hub.describe import METRICS_FILE, describe, write_json
 from .hub.push_callback import PushCallback
@@ -37,6 +37,7 @@ from .training.run_folder import RECIPE_FILE, claim, inspect
 
 logger = logging.getLogger(__name__)
 
+_STATISTICS = ("image_mean", "image_std")  # fields of `model` that the image processor has
 # fields of `model` that say how it learns, and not what it is
 _LEARNING = (
     "tune",
@@ -69,12 +70,14 @@ def build_processor(recipe: Recipe) -> DinoSegImageProcessor:
     """The image processor; it resizes only if the recipe asks for it."""
     edge = recipe.evaluation.shortest_edge
     resize = {"do_resize": True, "size": {"shortest_edge": edge}} if edge else {"do_resize": False}
-    return DinoSegImageProcessor(label_space=recipe.labels.to_dict(), **resize)
+    statistics = {name: getattr(recipe.model, name) for name in _STATISTICS}
+    given = {name: list(value) for name, value in statistics.items() if value is not None}
+    return DinoSegImageProcessor(label_space=recipe.labels.to_dict(), **given, **resize)
 
 
 def build_model(recipe: Recipe) -> DinoSegForSemanticSegmentation:
     """Backbone with its pretrained weights (or random ones, from a config) and a new head, or one taken over."""
-    fields = recipe.model.model_dump(exclude={"backbone", "num_labels", "init_head_from", *_LEARNING})
+    fields = recipe.model.model_dump(exclude={"backbone", "num_labels", "init_head_from", *_LEARNING, *_STATISTICS})
     model = DinoSegForSemanticSegmentation.from_backbone(
         recipe.model.backbone,
         label_space=recipe.labels.to_dict(),
@@ -200,7 +203,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
     with args.main_process_first(desc="reading masks"):
         source = build_source(recipe)
         if args.process_index == 0:
-            _check_data(source, recipe.labels, force)
+            _check_data(source, recipe, force)
         data = build_data(recipe, source)
     model, processor = build_model(recipe), build_processor(recipe)
     pushes = build_pushes(recipe) if args.process_index == 0 else None
@@ -311,8 +314,10 @@ def _training_arguments(recipe: Recipe) -> dict[str, Any]:
     return {**recipe.training, "push_to_hub": False, "dataloader_pin_memory": pinned}
 
 
-def _check_data(source: DatasetDict, labels: LabelSpace, force: bool) -> None:
-    report = quick_checks(source, labels)
+def _check_data(source: DatasetDict, recipe: Recipe, force: bool) -> None:
+    report = quick_checks(source, recipe.labels)
+    if isinstance(backbone := recipe.model.backbone, str):
+        report = report.with_findings(check_backbone_processor(build_processor(recipe).to_dict(), backbone))
     for finding in report.findings:
         if finding.level == "warning" or force and finding.level == "error":
             logger.warning("%s: %s %s", finding.code, finding.seen, finding.cure)

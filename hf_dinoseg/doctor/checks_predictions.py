@@ -18,6 +18,7 @@ _UNSURE = 0.05  # of the way from chance to certainty
 _HARDLY_A_CLASS = 0.25
 _MUCH_ZERO = 0.2
 _BETTER_BY, _BETTER_TIMES = 0.05, 1.25  # mean IoU of another preparation
+_LEAST_FIT = 0.1  # which is to be no guess among guesses
 
 
 def check_predictions(seen: Probe, space: LabelSpace, background_threshold: float | None = None) -> list[Finding]:
@@ -39,11 +40,15 @@ def check_predictions(seen: Probe, space: LabelSpace, background_threshold: floa
         ]
     if not seen.images:
         return []
-    findings = [*_constant(seen, space), *_queries(seen), *_unsure(seen), *_preparation(seen)]
-    shift = find_label_shift(seen.matrix)
-    # exchanged channels can make classes change places; where other input explains as much, it is the cause
+    unsure = _unsure(seen)
+    findings = [*_constant(seen, space), *_queries(seen), *unsure]
+    # Exchanged channels can make classes change places, and moved ids look better by chance on other input: what
+    # explains more is the cause. Moved ids leave a model as sure as it was, so they do not explain an unsure one.
+    shift = None if unsure else find_label_shift(seen.matrix)
     if shift is not None and not max(seen.variants.values(), default=0.0) >= shift.after:
         findings.append(_shifted(shift, space))
+    else:
+        findings += _preparation(seen)
     if background_threshold is None:
         findings += _background(seen, space)
     return findings
@@ -106,7 +111,7 @@ def _preparation(seen: Probe) -> list[Finding]:
         return []
     name = max(seen.variants, key=lambda variant: seen.variants[variant])
     best = seen.variants[name]
-    if not best >= max(seen.mean_iou + _BETTER_BY, _BETTER_TIMES * seen.mean_iou):
+    if not best >= max(_LEAST_FIT, seen.mean_iou + _BETTER_BY, _BETTER_TIMES * seen.mean_iou):
         return []
     figures = (
         f"mean IoU on {seen.images} pictures is {100 * seen.mean_iou:.1f}, and {100 * best:.1f} with pixels {name}."

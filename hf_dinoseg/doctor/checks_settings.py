@@ -7,8 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
+
 from ..labels import LabelSpace
 from .report import Finding
+
+PROCESSOR_NAME = "preprocessor_config.json"
+
+# DINOv3's weights for satellite pictures: https://github.com/facebookresearch/dinov3#image-transforms
+_SATELLITE = "sat493m"
+_SATELLITE_STATISTICS = {"image_mean": [0.430, 0.411, 0.296], "image_std": [0.213, 0.156, 0.143]}
 
 _NORMALIZATION = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 _DEFAULTS = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
@@ -36,22 +44,31 @@ def check_normalization(ours: Mapping[str, Any], other: Mapping[str, Any], where
             "warning",
             "normalization-differs",
             f"{where} prepares pictures otherwise than training here would: {'; '.join(told)}.",
-            "Use the image processor that the weights were trained with, in training and in deployment alike.",
+            "Use the statistics that the weights were trained with, in training and in deployment alike: "
+            "`model.image_mean` and `model.image_std`.",
         )
     ]
 
 
 def check_backbone_processor(ours: Mapping[str, Any], backbone: str) -> list[Finding]:
-    """A backbone folder whose own preprocessor_config.json normalises otherwise, as satellite backbones do.
+    """A backbone that was trained on pictures normalised otherwise, as satellite backbones are.
+
+    Its preprocessor_config.json tells, in a local folder or in the Hub's cache; nothing is downloaded for it. Where
+    there is none, the name of a published satellite backbone does.
 
     Args:
         ours: as `check_normalization`.
-        backbone: a local folder; anything else is passed over, and nothing is downloaded.
+        backbone: a local folder or a Hub id.
     """
+    other: Any = None
     try:
-        other = json.loads((Path(backbone) / "preprocessor_config.json").read_text(encoding="utf-8"))
+        file = Path(backbone) / PROCESSOR_NAME
+        if not Path(backbone).is_dir():
+            file = Path(str(try_to_load_from_cache(backbone, PROCESSOR_NAME)))
+        other = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return []
+        if _SATELLITE in backbone.casefold():
+            other = _SATELLITE_STATISTICS
     return check_normalization(ours, other, f"the backbone {backbone}") if isinstance(other, dict) else []
 
 

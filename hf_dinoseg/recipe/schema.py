@@ -15,6 +15,8 @@ from .borrowed import backbone_faults
 from .faults import SectionError, show
 from .section import PositiveInt, Section
 
+Std = Annotated[float, Field(gt=0)]
+
 
 class Model(Section):
     """Backbone, head and which of them learns."""
@@ -58,6 +60,10 @@ class Model(Section):
     out_layers: list[PositiveInt] | None = Field(
         None, min_length=1, description="backbone layers that the head sees, from 1; null is even quarters"
     )
+    image_mean: tuple[float, float, float] | None = Field(
+        None, description="red, green, blue of 0 to 1, subtracted as in the backbone's training; null is ImageNet's"
+    )
+    image_std: tuple[Std, Std, Std] | None = Field(None, description="what is divided by then; null is ImageNet's")
     init_head_from: str | None = Field(
         None, min_length=1, description="a Mask2Former of transformers, Hub id or folder, whose head is started from"
     )

@@ -30,8 +30,25 @@ def test_a_backbone_folder_with_statistics_of_its_own(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(satellite))
     [found] = check_backbone_processor(ours, str(tmp_path))
     assert found.code == "normalization-differs" and str(tmp_path) in found.seen
+    assert "`model.image_mean`" in found.cure
+    ours_too = DinoSegImageProcessor(**satellite).to_dict()
+    assert check_backbone_processor(ours_too, str(tmp_path)) == []
     (tmp_path / "preprocessor_config.json").write_text("{torn")
     assert check_backbone_processor(ours, str(tmp_path)) == []
+
+
+def test_a_backbone_of_the_hub_by_its_cached_file_or_its_name(tmp_path, monkeypatch):
+    ours = DinoSegImageProcessor().to_dict()
+    satellite = "facebook/dinov3-vitl16-pretrain-sat493m"
+    [found] = check_backbone_processor(ours, satellite)
+    assert "[0.430, 0.411, 0.296] there" in found.seen
+    assert check_backbone_processor(ours, "facebook/dinov3-vitl16-pretrain-lvd1689m") == []
+    cached = tmp_path / "preprocessor_config.json"
+    cached.write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
+    monkeypatch.setattr("hf_dinoseg.doctor.checks_settings.try_to_load_from_cache", lambda *_: str(cached))
+    for name in ("owner/name", satellite):
+        [found] = check_backbone_processor(ours, name)
+        assert "[0.500, 0.500, 0.500] there" in found.seen
 
 
 def test_label_spaces_of_checkpoint_and_recipe():
