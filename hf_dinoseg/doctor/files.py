@@ -7,13 +7,15 @@ import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from PIL import Image, UnidentifiedImageError
 
 from ..data.arrays import cell_name, is_npy, read_npy
 from ..data.errors import DataError
 
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_METADATA_CHUNKS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 _ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 exchange width and height
 
 #: pictures of more pixels than this take seconds to decode, at every epoch
@@ -127,7 +129,7 @@ def _array_facts(cell: Mapping[str, Any], name: str) -> FileFacts:
 
 def _facts(image: Image.Image, name: str, decode: bool) -> FileFacts:
     kind, mode, size = image.format or "", image.mode, image.size
-    orientation = turned = int(image.getexif().get(_ORIENTATION, 1))
+    orientation = turned = _orientation(image)
     extrema = pixels = None
     if decode:
         drafted = image.draft("RGB", (max(1, size[0] // 8), max(1, size[1] // 8)))
@@ -144,3 +146,24 @@ def _facts(image: Image.Image, name: str, decode: bool) -> FileFacts:
         size, turned = image.size, int(image.getexif().get(_ORIENTATION, 1))
     upright = (size[1], size[0]) if turned in (5, 6, 7, 8) else size
     return FileFacts(name, upright, kind, mode, orientation, extrema, pixels)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF tag of a picture just opened. For a PNG, Pillow reads all pixels to find it, as it may stand after them;
+    here the chunks' headers tell first whether there is anything to find."""
+    file = getattr(image, "fp", None)
+    if image.format == "PNG" and file is not None and not _has_metadata(file):
+        return 1
+    return int(image.getexif().get(_ORIENTATION, 1))
+
+
+def _has_metadata(png: IO[bytes]) -> bool:
+    """Whether any chunk is of a kind that can hold EXIF data; the file is left where it was."""
+    place = png.tell()
+    png.seek(len(_PNG_SIGNATURE))
+    found = False
+    while not found and len(head := png.read(8)) == 8 and head[4:] != b"IEND":
+        found = head[4:] in _METADATA_CHUNKS
+        png.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    png.seek(place)
+    return found

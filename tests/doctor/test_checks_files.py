@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from hf_dinoseg.doctor import examine, files, quick_checks
@@ -79,6 +80,20 @@ def test_a_tag_that_turns_one_of_two_files_of_equal_size(row, quarters, space, e
     assert "(tag 3, its mask 1)" in finding(report, "exif-turns-one").seen
     report = examine({"train": [row(quarters(), "x", with_tag(encode, 1))]}, space)
     assert report.codes == {"label-zero"}
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_the_tag_of_a_png_is_found_before_and_after_its_pixels(row, quarters, space, encode, late):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encode(Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)), exif=exif)
+    if late:  # the chunk moved from the pixels' front to the file's end
+        start = turned.index(b"eXIf") - 4
+        end = start + 12 + int.from_bytes(turned[start : start + 4], "big")
+        turned = turned[:start] + turned[end:-12] + turned[start:end] + turned[-12:]
+    for look in (examine, quick_checks):
+        report = look({"train": [row(quarters(), "x", turned)]}, space)
+        assert "x.png 40×60, its mask x_mask.png 60×40" in finding(report, "orientation-mismatch").seen
 
 
 def test_jpeg_masks(splits, quarters, space):
