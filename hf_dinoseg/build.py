@@ -18,12 +18,14 @@ from transformers import TrainingArguments, set_seed
 from .data import (
     EvalDataset,
     SegmentationDataset,
+    Skipped,
     TrainTransform,
     class_counts,
+    drop_bad,
     load_source,
     prepare_targets,
 )
-from .doctor import check_backbone_processor, quick_checks
+from .doctor import BAD_SAMPLE_CODES, check_backbone_processor, quick_checks
 from .hub.converters import init_head_from
 from .hub.describe import METRICS_FILE, describe, write_json
 from .hub.push_callback import PushCallback
@@ -37,6 +39,9 @@ from .training.run_folder import RECIPE_FILE, claim, inspect
 
 logger = logging.getLogger(__name__)
 
+SKIPPED_FILE = "skipped.json"
+# what a resumed run may have otherwise than it began with
+_MAY_CHANGE = {("data", key) for key in ("root", "file", "num_proc", "max_pixels", "on_bad_sample")}
 _STATISTICS = ("image_mean", "image_std")  # fields of `model` that the image processor has
 # fields of `model` that say how it learns, and not what it is
 _LEARNING = (
@@ -60,10 +65,17 @@ def build_source(recipe: Recipe) -> DatasetDict:
 
 def build_data(recipe: Recipe, source: DatasetDict | None = None) -> DatasetDict:
     """The source's splits, with train-id label maps; see `data.prepare_targets`."""
-    source = source or build_source(recipe)
-    return DatasetDict(
-        {name: prepare_targets(split, recipe.labels, recipe.data.num_proc) for name, split in source.items()}
-    )
+    return _prepare(recipe, source or build_source(recipe))[0]
+
+
+def _prepare(recipe: Recipe, source: DatasetDict) -> tuple[DatasetDict, dict[str, list[Skipped]]]:
+    """The prepared splits, and of each the samples that were taken out."""
+    data = recipe.data
+    good, skipped = DatasetDict(), {}
+    for name, split in source.items():
+        prepared = prepare_targets(split, recipe.labels, data.num_proc, data.max_pixels, data.on_bad_sample)
+        good[name], skipped[name] = drop_bad(prepared, name)
+    return good, skipped
 
 
 def build_processor(recipe: Recipe) -> DinoSegImageProcessor:
@@ -152,7 +164,14 @@ def build_train_dataset(recipe: Recipe, split: Dataset) -> SegmentationDataset:
         photometric=data.photometric,
         ignore_index=recipe.labels.ignore_index,
     )
-    return SegmentationDataset(split, transform, seed=recipe.training["seed"])
+    return SegmentationDataset(split, transform, recipe.training["seed"], data.max_pixels, data.on_bad_sample)
+
+
+def build_eval_dataset(
+    recipe: Recipe, split: Dataset, processor: DinoSegImageProcessor, num_skipped: int = 0
+) -> EvalDataset:
+    data = recipe.data
+    return EvalDataset(split, processor, recipe.labels, data.max_pixels, data.on_bad_sample, num_skipped)
 
 
 def build_pushes(recipe: Recipe) -> PushCallback | None:
@@ -204,7 +223,8 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
         source = build_source(recipe)
         if args.process_index == 0:
             _check_data(source, recipe, force)
-        data = build_data(recipe, source)
+        data, skipped = _prepare(recipe, source)
+    left_out = len(skipped["validation"])
     model, processor = build_model(recipe), build_processor(recipe)
     pushes = build_pushes(recipe) if args.process_index == 0 else None
     if args.process_index == 0:
@@ -223,7 +243,9 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
         background=build_background(recipe),
         processing_class=processor,
         train_dataset=build_train_dataset(recipe, data["train"]),
-        eval_dataset=EvalDataset(evenly(data["validation"], recipe.evaluation.max_samples), processor, recipe.labels),
+        eval_dataset=build_eval_dataset(
+            recipe, evenly(data["validation"], recipe.evaluation.max_samples), processor, left_out
+        ),
         beta=recipe.evaluation.beta,
         boundary_iou=recipe.evaluation.boundary_iou,
         panels=recipe.evaluation.panels,
@@ -242,12 +264,17 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
 
     # the best weights are back; during training a part of the validation set may have been enough, here it is all
     trainer.state.global_step = step
-    metrics = _evaluate(trainer, EvalDataset(data["validation"], processor, recipe.labels), folder / "panels" / "final")
+    everything = build_eval_dataset(recipe, data["validation"], processor, left_out)
+    metrics = _evaluate(trainer, everything, folder / "panels" / "final")
     metrics["step"] = step
     metrics["train_images"] = len(data["train"])
     metrics["seconds"] = round(time.time() - started, 1)
     trainer.save_model()
+    later = trainer.gather_skipped()
     if args.process_index == 0:
+        if recipe.data.on_bad_sample == "skip":
+            parts = {**skipped, "while_running": later}
+            write_json(folder / SKIPPED_FILE, {name: [s._asdict() for s in part] for name, part in parts.items()})
         describe(folder, recipe.labels.to_dict(), recipe.to_dict(), metrics)
     if pushes:
         pushed = pushes.finish(folder, f"End of training, weights of step {step}")
@@ -283,8 +310,8 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
         folder = Path(output or scratch)
         args = TrainingArguments(**_training_arguments(recipe) | {"output_dir": str(folder)})
         with args.main_process_first(desc="reading masks"):
-            split = build_data(recipe)["validation"]
-        dataset = EvalDataset(split, processor, recipe.labels)
+            data, skipped = _prepare(recipe, DatasetDict(validation=build_source(recipe)["validation"]))
+        dataset = build_eval_dataset(recipe, data["validation"], processor, len(skipped["validation"]))
         trainer = DinoSegTrainer(
             model,
             args,
@@ -315,7 +342,9 @@ def _training_arguments(recipe: Recipe) -> dict[str, Any]:
 
 
 def _check_data(source: DatasetDict, recipe: Recipe, force: bool) -> None:
-    report = quick_checks(source, recipe.labels)
+    report = quick_checks(source, recipe.labels, max_pixels=recipe.data.max_pixels)
+    if recipe.data.on_bad_sample == "skip":
+        report = report.with_warnings(BAD_SAMPLE_CODES)
     if isinstance(backbone := recipe.model.backbone, str):
         report = report.with_findings(check_backbone_processor(build_processor(recipe).to_dict(), backbone))
     for finding in report.findings:
@@ -334,7 +363,7 @@ def _check_same_run(recipe: Recipe, folder: Path) -> None:
     for section in ("labels", "data", "model"):
         for key in begun[section].keys() | now[section].keys():
             old, new = begun[section].get(key), now[section].get(key)
-            if old != new and (section, key) not in {("data", "root"), ("data", "file"), ("data", "num_proc")}:
+            if old != new and (section, key) not in _MAY_CHANGE:
                 raise RunError(
                     f"The run in {folder} began with {section}.{key} {old!r}, the recipe now says {new!r}. Resume with "
                     f"{path}, or start another run in another training.output_dir."

@@ -75,7 +75,7 @@ def _examine(recipe: Recipe, checkpoint: str | None, samples: int) -> tuple[Repo
 
     source = build.build_source(recipe)
     processor = build.build_processor(recipe).to_dict()
-    report = examine(source, recipe.labels, samples)
+    report = examine(source, recipe.labels, samples, max_pixels=recipe.data.max_pixels)
     if isinstance(recipe.model.backbone, str):
         report = report.with_findings(check_backbone_processor(processor, recipe.model.backbone))
     if checkpoint is not None:

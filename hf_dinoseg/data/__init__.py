@@ -7,13 +7,14 @@ from .errors import DataError
 from .masks import read_image, read_label_map, read_mask
 from .sources import load_folder, load_source, load_stored, load_synthetic_retina, load_table
 from .synthetic import draw_fundus
-from .targets import class_counts, class_masks, classes_present, prepare_targets
+from .targets import Skipped, class_counts, class_masks, classes_present, drop_bad, prepare_targets
 from .zero import with_zero, zero_is_void, zero_mask
 
 __all__ = [
     "DataError",
     "EvalDataset",
     "SegmentationDataset",
+    "Skipped",
     "TrainTransform",
     "class_counts",
     "class_masks",
@@ -21,6 +22,7 @@ __all__ = [
     "collate",
     "collate_eval",
     "draw_fundus",
+    "drop_bad",
     "expand_batch",
     "load_folder",
     "load_source",

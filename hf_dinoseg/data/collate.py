@@ -16,13 +16,15 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         `index` (B,) int64, first, so that whoever needs the batch's size finds it on one axis; `pixel_values`
         (B, 3, H, W) uint8; `labels` (B, H, W) uint8 or int32 train ids; `class_labels` list of (N_i,) int64, the
-        classes present, found by the workers so that nobody has to ask the device for them.
+        classes present, found by the workers so that nobody has to ask the device for them; `skipped`, a list of
+        `targets.Skipped`, where the items have it.
     """
     return {
         "index": torch.tensor([item["index"] for item in items], dtype=torch.int64),
         "pixel_values": torch.stack([item["pixel_values"] for item in items]),
         "labels": torch.stack([item["labels"] for item in items]),
         "class_labels": [item["class_labels"] for item in items],
+        **_skipped(items),
     }
 
 
@@ -31,10 +33,14 @@ def collate_eval(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         `index` (B,) int64; `pixel_values` list of (3, H, W) float32; `labels` list of (H0, W0) train ids; `zero`, if
-        the items have it, list of (H0, W0) bool.
+        the items have it, list of (H0, W0) bool; `skipped` as in `collate`.
     """
     lists = {name: [item[name] for item in items] for name in ("pixel_values", "labels", "zero") if name in items[0]}
-    return {"index": torch.tensor([item["index"] for item in items], dtype=torch.int64), **lists}
+    return {"index": torch.tensor([item["index"] for item in items], dtype=torch.int64), **lists, **_skipped(items)}
+
+
+def _skipped(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {"skipped": [one for item in items for one in item["skipped"]]} if "skipped" in items[0] else {}
 
 
 def expand_batch(batch: Mapping[str, Any], image_mean: Sequence[float], image_std: Sequence[float]) -> dict[str, Any]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from ..labels import LabelSpace
 from .augment import TrainTransform
 from .draws import WeightedDraws
-from .masks import cell_name, read_image, read_label_map, read_mask
+from .errors import DataError
+from .masks import MAX_PIXELS, cell_name, read_image, read_label_map, read_mask
 from .sources.mixture import WEIGHT
-from .targets import classes_present
+from .targets import OnBadSample, Skipped, classes_present
 from .zero import zero_is_void, zero_mask
 
 
@@ -25,24 +30,78 @@ def _label_tensor(label_map: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(label_map)
 
 
+def sample_keys(ids: Iterable[str]) -> list[int]:
+    """A number for each sample that its id alone decides, so that what is drawn for it neither depends on the place
+    where it stands nor on whether the set is streamed. Where an id comes again, so does its copy's number."""
+    seen: Counter[str] = Counter()
+    keys = []
+    for name in ids:
+        keys.append(sample_key(name, seen[name]))
+        seen[name] += 1
+    return keys
+
+
+def sample_key(name: str, copy: int = 0) -> int:
+    """63 bits, as an int64 column holds them."""
+    return int.from_bytes(hashlib.blake2b(f"{copy} {name}".encode(), digest_size=8).digest(), "big") >> 1
+
+
+def training_item(
+    transform: TrainTransform, image: Image.Image, label_map: np.ndarray, seed: Sequence[int]
+) -> dict[str, Any]:
+    """One training sample. Every way of reading data ends here.
+
+    Args:
+        image: upright RGB.
+        label_map: (H, W) train ids.
+        seed: decides the augmentation.
+
+    Returns:
+        `pixel_values` (3, S, S) uint8, `labels` (S, S) uint8 or int32 train ids, `class_labels` (N,) int64, the classes
+        present.
+    """
+    pixels, labels = transform(image, label_map, np.random.default_rng(seed))
+    channels_first = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    cut = _label_tensor(labels)
+    return {
+        "pixel_values": torch.from_numpy(channels_first),
+        "labels": cut,
+        "class_labels": classes_present(cut, transform.ignore_index),
+    }
+
+
 class SegmentationDataset(Dataset[dict[str, Any]]):
     """Training samples.
 
-    What item i of epoch e looks like follows from (seed, e, i) alone. Hence a rerun, a resumed run and any number of
-    workers draw the same crops. Item i is row i, unless rows have weights: then `draws.WeightedDraws` says which.
+    What a sample of epoch e looks like follows from (seed, e, its id) alone. Hence a rerun, a resumed run and any
+    number of workers draw the same crops. Item i is row i, unless rows have weights: then `draws.WeightedDraws`
+    says which.
 
     Args:
         dataset: prepared rows (`targets.prepare_targets`); a column `weight` says how often an epoch draws each.
         transform: what augments them.
         seed: 0 or more.
+        max_pixels: larger pictures are refused.
+        on_bad_sample: what to do about a file that could be read when the targets were prepared and no longer can:
+            `error` raises, `skip` puts the next good sample in its place, with a crop of its own.
     """
 
-    def __init__(self, dataset: datasets.Dataset, transform: TrainTransform, seed: int = 0) -> None:
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        transform: TrainTransform,
+        seed: int = 0,
+        max_pixels: int = MAX_PIXELS,
+        on_bad_sample: OnBadSample = "error",
+    ) -> None:
         self.ids: list[str] = list(dataset["id"])
         self.draws = WeightedDraws(dataset[WEIGHT], seed) if WEIGHT in dataset.column_names else None
+        self.keys = np.array(sample_keys(self.ids), dtype=np.int64)
         self.dataset = dataset.select_columns(["image", "label_map"])
         self.transform = transform
         self.seed = seed
+        self.max_pixels = max_pixels
+        self.on_bad_sample = on_bad_sample
         # In shared memory: workers that persist from epoch to epoch see it change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -54,22 +113,32 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         return len(self.dataset) if self.draws is None else len(self.draws)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """`index` int, the row's place in `ids`, `pixel_values` (3, S, S) uint8, `labels` (S, S) uint8 or int32 train
-        ids, `class_labels` (N,) int64, the classes present."""
-        epoch = int(self._epoch)
-        rng = np.random.default_rng([self.seed, epoch, index])
+        """As `training_item`, and `index` int: the place in `ids` of what is shown. Where samples may be skipped also
+        `skipped`, a list of `Skipped`: those in whose place it is shown.
+
+        Raises:
+            DataError: if the picture cannot be read; under `skip` only if no picture can.
+        """
+        epoch, draw = int(self._epoch), tuple[int, ...]()
         if self.draws is not None:
-            index = self.draws.row(index, epoch)
-        row = self.dataset[index]
-        pixels, labels = self.transform(read_image(row["image"]), read_label_map(row["label_map"]), rng)
-        channels_first = np.ascontiguousarray(pixels.transpose(2, 0, 1))
-        label_map = _label_tensor(labels)
-        return {
-            "index": index,
-            "pixel_values": torch.from_numpy(channels_first),
-            "labels": label_map,
-            "class_labels": classes_present(label_map, self.transform.ignore_index),
-        }
+            index, draw = self.draws.row(index, epoch), (index,)  # a row drawn again is cut in another way
+        skipped: list[Skipped] = []
+        for step in range(len(self.dataset)):
+            place = (index + step) % len(self.dataset)
+            try:
+                item = self._item(place, (self.seed, epoch, int(self.keys[place]), step, *draw))
+            except DataError as error:
+                if self.on_bad_sample == "error":
+                    raise
+                skipped.append(Skipped(self.ids[place], str(error)))
+            else:
+                return item | ({"skipped": skipped} if self.on_bad_sample == "skip" else {})
+        raise DataError(f"none of the {len(self.ids)} training samples can be read any more; {skipped[0].reason}")
+
+    def _item(self, place: int, seed: Sequence[int]) -> dict[str, Any]:
+        row = self.dataset[place]
+        image = read_image(row["image"], self.max_pixels)
+        return {"index": place, **training_item(self.transform, image, read_label_map(row["label_map"]), seed)}
 
 
 class EvalDataset(Dataset[dict[str, Any]]):
@@ -79,28 +148,58 @@ class EvalDataset(Dataset[dict[str, Any]]):
         dataset: prepared rows (`targets.prepare_targets`).
         processor: a transformers image processor; called as `processor(images=picture, return_tensors="pt")`.
         label_space: where its id 0 is void, samples tell it from other void, for figures of the background.
+        max_pixels: larger pictures are refused.
+        on_bad_sample: what to do about a file that could be read when the targets were prepared and no longer can:
+            `error` raises, `skip` gives an item that is counted and not measured.
+        num_skipped: samples that were taken out before; reported with the metrics.
     """
 
-    def __init__(self, dataset: datasets.Dataset, processor: Any, label_space: LabelSpace | None = None) -> None:
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        processor: Any,
+        label_space: LabelSpace | None = None,
+        max_pixels: int = MAX_PIXELS,
+        on_bad_sample: OnBadSample = "error",
+        num_skipped: int = 0,
+    ) -> None:
         self.ids: list[str] = list(dataset["id"])
         self.zero_of = label_space if label_space is not None and zero_is_void(label_space) else None
         self.dataset = dataset.select_columns(["image", "label_map", *(["mask"] if self.zero_of else [])])
         self.processor = processor
+        self.max_pixels = max_pixels
+        self.on_bad_sample = on_bad_sample
+        self.num_skipped = num_skipped
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """`index` int, `pixel_values` (3, H, W) float32, `labels` (H0, W0) uint8 or int32 train ids; `zero` (H0, W0)
-        bool, where the mask says 0, if 0 is void."""
+        bool, where the mask says 0, if 0 is void.
+
+        Under `skip`, where the picture cannot be read, `index` is -1 - index and the rest one meaningless pixel; and
+        there is `skipped`, a list that holds the `Skipped` then.
+        """
         row = self.dataset[index]
-        processed = self.processor(images=read_image(row["image"]), return_tensors="pt")
-        item = {
+        noted: dict[str, Any] = {"skipped": []} if self.on_bad_sample == "skip" else {}
+        try:
+            image = read_image(row["image"], self.max_pixels)
+            if self.zero_of is not None:
+                mask = read_mask(row["mask"], self.zero_of.encoding, self.max_pixels)
+                noted["zero"] = torch.from_numpy(zero_mask(mask, self.zero_of, cell_name(row["mask"])))
+        except DataError as error:
+            if self.on_bad_sample == "error":
+                raise
+            noted["skipped"].append(Skipped(self.ids[index], str(error)))
+            if self.zero_of is not None:
+                noted["zero"] = torch.zeros(1, 1, dtype=torch.bool)
+            pixel = {"pixel_values": torch.zeros(3, 1, 1), "labels": torch.zeros(1, 1, dtype=torch.int32)}
+            return {"index": -1 - index, **pixel, **noted}
+        processed = self.processor(images=image, return_tensors="pt")
+        return {
             "index": index,
             "pixel_values": processed["pixel_values"][0],
             "labels": _label_tensor(read_label_map(row["label_map"])),
+            **noted,
         }
-        if self.zero_of is not None:
-            mask = read_mask(row["mask"], self.zero_of.encoding)
-            item["zero"] = torch.from_numpy(zero_mask(mask, self.zero_of, cell_name(row["mask"])))
-        return item

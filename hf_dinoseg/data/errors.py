@@ -19,3 +19,7 @@ class DataError(ValueError):
         if message.startswith("Caught ") and marker in message:
             message = message.rpartition(marker)[2].rstrip("\n")
         super().__init__(message)
+
+
+class TooLargeError(DataError):
+    """A file whose head says that it unpacks to more pixels than are allowed."""

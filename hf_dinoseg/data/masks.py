@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -17,7 +18,10 @@ import pyarrow
 from PIL import Image, ImageOps
 
 from .arrays import Cell, cell_name, is_npy, read_npy
-from .errors import DataError
+from .errors import DataError, TooLargeError
+
+#: pictures and masks of more pixels are refused unless asked for: half a gigabyte as RGB
+MAX_PIXELS = 180_000_000
 
 _ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 exchange width and height
 _GREY_STEP = {"L;2": 85, "L;4": 17}  # Pillow stretches 2- and 4-bit greys to 0..255: undone, or id 3 would read as 255
@@ -25,9 +29,50 @@ _LABEL_HEADER = struct.Struct("<BII")  # bytes a pixel, height, width
 _ZSTD = pyarrow.Codec("zstd", 1)
 
 
+_PILLOW = threading.RLock()
+_PILLOW_WARNS = 1024**3 // 4 // 3  # pixels: Pillow's own default
+
+
 @contextmanager
-def _opened(cell: Cell) -> Iterator[Image.Image]:
-    """The cell's first frame, not decoded yet. Whatever Pillow raises until the block ends becomes a DataError."""
+def _pillow_allows(pixels: int | None) -> Iterator[None]:
+    """Pillow's limit is of the process and fixed: a warning first, an error at twice as much. Here it stands aside."""
+    with _PILLOW:
+        theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = theirs
+
+
+@contextmanager
+def open_picture(cell: Cell, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """The cell's first frame, not decoded yet; what Pillow raises passes through.
+
+    Raises:
+        TooLargeError: if the head of the file says that it holds more than `max_pixels`; nothing has been decoded.
+    """
+    data = cell.get("bytes") if isinstance(cell, Mapping) else None
+    path = cell.get("path") if isinstance(cell, Mapping) else cell
+    with _pillow_allows(None):
+        image = Image.open(io.BytesIO(data) if data is not None else path)  # type: ignore[arg-type]
+    with image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise TooLargeError(
+                f"{cell_name(cell)}: refused, it would unpack to {width}×{height} = {width * height} pixels; the limit "
+                f"is {max_pixels}. If it is meant to be so large, write data.max_pixels: {width * height}; otherwise "
+                "remove it together with its partner."
+            )
+        if width * height <= _PILLOW_WARNS:
+            yield image
+        else:
+            with _pillow_allows(max_pixels):
+                yield image
+
+
+@contextmanager
+def _opened(cell: Cell, max_pixels: int) -> Iterator[Image.Image]:
+    """As `open_picture`, but whatever Pillow raises until the block ends becomes a DataError."""
     name = cell_name(cell)
     try:
         data = cell.get("bytes") if isinstance(cell, Mapping) else None
@@ -38,13 +83,13 @@ def _opened(cell: Cell) -> Iterator[Image.Image]:
             raise DataError(f"{name}: the file is empty (0 bytes). Restore it or remove it together with its partner.")
         if data is None and os.stat(path).st_size == 0:  # type: ignore[arg-type]
             raise DataError(f"{name}: the file is empty (0 bytes). Restore it or remove it together with its partner.")
-        with Image.open(io.BytesIO(data) if data is not None else path) as image:  # type: ignore[arg-type]
+        with open_picture(cell, max_pixels) as image:
             yield image
     except (DataError, MemoryError):
         raise
     except FileNotFoundError:
         raise DataError(f"{name}: no such file.") from None
-    except Image.DecompressionBombError as error:
+    except Image.DecompressionBombError as error:  # a frame within that is larger than the head said
         raise DataError(f"{name}: refused, it would unpack to a size fit to exhaust memory. {error}") from error
     except Exception as error:  # Pillow's decoders raise many kinds on broken input; all of them mean the same here
         reason = str(error).rstrip(".") or type(error).__name__
@@ -60,15 +105,16 @@ def _upright(image: Image.Image) -> Image.Image:
     return image
 
 
-def read_image(cell: Cell) -> Image.Image:
+def read_image(cell: Cell, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """An upright 8-bit RGB picture.
 
     16-bit greys keep their upper byte; transparency is dropped; of several frames the first is taken.
 
     Raises:
-        DataError: naming the file, if it is missing, empty, broken, truncated, or holds floating-point values.
+        DataError: naming the file, if it is missing, empty, broken, truncated, of more than `max_pixels`, or holds
+            floating-point values.
     """
-    with _opened(cell) as image:
+    with _opened(cell, max_pixels) as image:
         image.load()
         image = _upright(image)
         if image.mode.startswith("I"):
@@ -87,13 +133,14 @@ def read_image(cell: Cell) -> Image.Image:
         return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def read_mask(cell: Cell, encoding: str = "index") -> np.ndarray:
+def read_mask(cell: Cell, encoding: str = "index", max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """A mask as it is stored, ready for `LabelSpace.encode`.
 
     Args:
         cell: the file: any picture that Pillow reads, or a NumPy array (`.npy`, see `arrays.read_npy`).
         encoding: the label space's `encoding`. `rgb` gives colours (a palette's too); `index` and `binary` give ids:
             of a palette picture the index, never the colour.
+        max_pixels: larger files are refused before they are decoded.
 
     Returns:
         Upright. `index`, `binary`: (H, W) bool (1-bit files), uint8, uint16 or int32 (arrays as they were saved);
@@ -104,7 +151,7 @@ def read_mask(cell: Cell, encoding: str = "index") -> np.ndarray:
     """
     if is_npy(cell):
         return read_npy(cell)
-    with _opened(cell) as image:
+    with _opened(cell, max_pixels) as image:
         tiles = getattr(image, "tile", None)  # how the file packs its pixels; gone after loading
         step = _GREY_STEP.get(str(tiles[0][3]), 1) if tiles else 1
         image.load()
@@ -123,7 +170,7 @@ def read_mask(cell: Cell, encoding: str = "index") -> np.ndarray:
         return pixels // step if step > 1 else pixels
 
 
-def upright_size(cell: Cell) -> tuple[int, int]:
+def upright_size(cell: Cell, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(width, height) of the picture as `read_image` would give it, after reading the file to its end.
 
     A JPEG is decoded at an eighth of its size, which still notices a file that was cut short.
@@ -131,7 +178,7 @@ def upright_size(cell: Cell) -> tuple[int, int]:
     Raises:
         DataError: as `read_image`.
     """
-    with _opened(cell) as image:
+    with _opened(cell, max_pixels) as image:
         size = image.size
         drafted = image.draft("L", (max(1, size[0] // 8), max(1, size[1] // 8)))
         image.load()

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import datasets
 import numpy as np
@@ -19,7 +20,11 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from ..labels import LabelError, LabelSpace
 from .errors import DataError
-from .masks import cell_name, encode_label_map, read_mask, upright_size
+from .masks import MAX_PIXELS, Cell, cell_name, encode_label_map, read_mask, upright_size
+
+logger = logging.getLogger(__name__)
+
+OnBadSample = Literal["error", "skip"]
 
 _VERSION = 2  # raise when the targets of the same files would come out otherwise, so that old caches are left alone
 
@@ -33,9 +38,24 @@ TARGET_FEATURES = Features(
         "width": Value("int64"),
     }
 )
+_TOLD = 20  # bad samples that the log names
+_FAULT = "fault"  # why a row cannot be used; the column is there only where such rows are to be skipped
 
 
-def prepare_targets(dataset: Dataset, label_space: LabelSpace, num_proc: int | None = None) -> Dataset:
+class Skipped(NamedTuple):
+    """A sample that was left out, and the error that it would have been."""
+
+    id: str
+    reason: str
+
+
+def prepare_targets(
+    dataset: Dataset,
+    label_space: LabelSpace,
+    num_proc: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    on_bad_sample: OnBadSample = "error",
+) -> Dataset:
     """Reads every mask once and adds the columns that training and evaluation use.
 
     Added: `label_map` (the (H, W) train-id map, packed; see `masks.read_label_map`), `class_labels` (train ids
@@ -48,13 +68,17 @@ def prepare_targets(dataset: Dataset, label_space: LabelSpace, num_proc: int | N
     Args:
         dataset: columns `id`, `image`, `mask` as the sources give them.
         num_proc: processes that share the work; None works in this one.
+        max_pixels: a larger file is a bad one.
+        on_bad_sample: `error` raises at the first bad sample; `skip` keeps every row and writes down what is wrong
+            with it, for `drop_bad` to take out.
 
     Raises:
         DataError: if a file cannot be read, or the sizes of a picture and its mask differ.
         LabelError: if a mask holds ids that the label space does not know. Both name the file.
     """
     text = json.dumps(label_space.to_dict(), sort_keys=True)
-    fingerprint = _fingerprint(dataset, text)
+    skip = on_bad_sample == "skip"
+    fingerprint = _fingerprint(dataset, f"{text} {max_pixels} {on_bad_sample}", skip)
     cache_file = None
     if datasets.is_caching_enabled():
         folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_dinoseg"
@@ -64,8 +88,8 @@ def prepare_targets(dataset: Dataset, label_space: LabelSpace, num_proc: int | N
         _row_targets,
         input_columns=["image", "mask"],
         remove_columns=dataset.column_names,  # joined again below: pictures stored as bytes are not copied to the cache
-        fn_kwargs={"label_space": text},
-        features=TARGET_FEATURES,
+        fn_kwargs={"label_space": text, "max_pixels": max_pixels, "keep_bad": skip},
+        features=Features({**TARGET_FEATURES, _FAULT: Value("string")}) if skip else TARGET_FEATURES,
         num_proc=num_proc,
         cache_file_name=cache_file,
         new_fingerprint=fingerprint,
@@ -74,9 +98,36 @@ def prepare_targets(dataset: Dataset, label_space: LabelSpace, num_proc: int | N
     return concatenate_datasets([dataset, targets], axis=1)
 
 
-def _fingerprint(dataset: Dataset, label_space: str) -> str:
-    """Equal in every process for the same files and label space, and for no others."""
-    digest = hashlib.blake2b(f"{_VERSION} {label_space}".encode(), digest_size=8)
+def drop_bad(prepared: Dataset, split: str) -> tuple[Dataset, list[Skipped]]:
+    """The good rows of what `prepare_targets` gave under `skip`, and the others' ids and reasons, which are logged.
+
+    Args:
+        prepared: returned as it is where it was not prepared under `skip`.
+        split: its name, for messages.
+
+    Raises:
+        DataError: if no row is good.
+    """
+    if _FAULT not in prepared.column_names:
+        return prepared, []
+    faults = prepared.with_format(None)[_FAULT]
+    good = [place for place, fault in enumerate(faults) if fault is None]
+    ids = prepared["id"]
+    skipped = [Skipped(ids[place], fault) for place, fault in enumerate(faults) if fault is not None]
+    if not good:
+        told = f"; the first: {skipped[0].reason}" if skipped else "."
+        raise DataError(f"none of the {len(skipped)} {split} samples can be used{told}")
+    if skipped:
+        told = "".join(f"\n  {reason}" for _, reason in skipped[:_TOLD])
+        more = f"\n  and {len(skipped) - _TOLD} more" if len(skipped) > _TOLD else ""
+        logger.warning("%d of %d %s samples are bad and skipped:%s%s", len(skipped), len(faults), split, told, more)
+        prepared = prepared.select(good)
+    return prepared.remove_columns(_FAULT), skipped
+
+
+def _fingerprint(dataset: Dataset, settings: str, missing_may_be: bool = False) -> str:
+    """Equal in every process for the same files and settings, and for no others."""
+    digest = hashlib.blake2b(f"{_VERSION} {settings}".encode(), digest_size=8)
     for row in dataset.select_columns(["image", "mask"]):
         for cell in (row["image"], row["mask"]):
             if cell["bytes"] is not None:
@@ -85,6 +136,9 @@ def _fingerprint(dataset: Dataset, label_space: str) -> str:
                 try:
                     stat = os.stat(cell["path"])
                 except OSError as error:
+                    if missing_may_be:
+                        digest.update(f"{cell['path']}\0missing\0".encode())
+                        continue
                     raise DataError(f"{cell_name(cell)}: {error.strerror or error}.") from None
                 digest.update(f"{cell['path']}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
     return digest.hexdigest()
@@ -95,18 +149,18 @@ def _label_space(text: str) -> LabelSpace:
     return LabelSpace.from_dict(json.loads(text))
 
 
-def _row_targets(image: dict[str, Any], mask: dict[str, Any], label_space: str) -> dict[str, Any]:
+def _row_targets(
+    image: dict[str, Any], mask: dict[str, Any], label_space: str, max_pixels: int, keep_bad: bool
+) -> dict[str, Any]:
     space = _label_space(label_space)
-    stored = read_mask(mask, space.encoding)
-    _check_sizes(image, mask, (stored.shape[1], stored.shape[0]))
     try:
-        label_map = space.encode(stored, where=cell_name(mask))
-    except LabelError as error:
-        if cell_name(mask).lower().endswith((".jpg", ".jpeg")):
-            raise LabelError(
-                f"{error} The mask is a JPEG, which alters pixel values at every edge; masks are kept exact by PNG."
-            ) from None
-        raise
+        label_map = read_target(mask, space, max_pixels)
+        check_sizes(image, mask, upright_size(image, max_pixels), (label_map.shape[1], label_map.shape[0]))
+    except (DataError, LabelError) as error:
+        if not keep_bad:
+            raise
+        nothing: dict[str, Any] = {"label_map": None, "class_labels": [], "pixel_counts": []}
+        return {**nothing, **dict.fromkeys(("void_pixels", "height", "width"), 0), _FAULT: str(error)}
     counts = np.bincount(label_map.ravel(), minlength=space.ignore_index + 1)
     void = int(counts[space.ignore_index])
     counts[space.ignore_index] = 0
@@ -118,6 +172,7 @@ def _row_targets(image: dict[str, Any], mask: dict[str, Any], label_space: str) 
         "void_pixels": void,
         "height": label_map.shape[0],
         "width": label_map.shape[1],
+        **({_FAULT: None} if keep_bad else {}),
     }
 
 
@@ -129,8 +184,33 @@ def class_counts(prepared: Dataset, num_labels: int, of: Literal["pixels", "mask
     return counts
 
 
-def _check_sizes(image: dict[str, Any], mask: dict[str, Any], mask_size: tuple[int, int]) -> None:
-    size = upright_size(image)
+def read_target(mask: Cell, space: LabelSpace, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """A mask file as its (H, W) uint8 or uint16 map of train ids.
+
+    Raises:
+        DataError: if it cannot be read.
+        LabelError: if it holds ids that the label space does not know. Both name the file.
+    """
+    stored = read_mask(mask, space.encoding, max_pixels)
+    try:
+        return space.encode(stored, where=cell_name(mask))
+    except LabelError as error:
+        if cell_name(mask).lower().endswith((".jpg", ".jpeg")):
+            raise LabelError(
+                f"{error} The mask is a JPEG, which alters pixel values at every edge; masks are kept exact by PNG."
+            ) from None
+        raise
+
+
+def check_sizes(image: Cell, mask: Cell, size: tuple[int, int], mask_size: tuple[int, int]) -> None:
+    """
+    Args:
+        image, mask: the files, for the message.
+        size, mask_size: (width, height) of each, upright.
+
+    Raises:
+        DataError: if they differ.
+    """
     if size == mask_size:
         return
     hint = "Give each picture the mask that was drawn on it, at the same size."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..data.masks import MAX_PIXELS
 from ..inference import Segmenter
 from ..labels import LabelSpace
 from .checks_classes import check_coverage, check_imbalance, check_void
@@ -22,6 +23,20 @@ from .survey import Survey, raw_ids, survey, unpack
 #: pairs of a split that `dinoseg doctor` reads unless told otherwise
 DEFAULT_SAMPLES = 1000
 
+#: findings about single samples, which `data.on_bad_sample: skip` leaves out
+BAD_SAMPLE_CODES = frozenset(
+    {
+        "missing-file",
+        "empty-file",
+        "broken-file",
+        "refused-file",
+        "size-mismatch",
+        "orientation-mismatch",
+        "unknown-ids",
+        "unknown-colours",
+    }
+)
+
 _QUICK_SAMPLES = 32
 _QUICK_SECONDS = {"survey": 0.7, "duplicates": 0.3}
 
@@ -31,6 +46,7 @@ def examine(
     label_space: LabelSpace,
     samples: int | None = DEFAULT_SAMPLES,
     num_threads: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Report:
     """Read the data and say what is wrong with them. Broken files are findings, never exceptions.
 
@@ -38,22 +54,38 @@ def examine(
         splits: `train` and `validation`, or one of them: rows with `id`, `image`, `mask` as the sources give them.
         samples: pairs of each split that are read, spread evenly; None for all. Every file is looked at in any case.
         num_threads: that read; None for one a core.
+        max_pixels: `data.max_pixels` of the recipe; files of more are findings.
     """
     surveys = {
-        name: survey(rows, label_space.encoding, samples, num_threads, progress=f"reading {name}")
+        name: survey(
+            rows, label_space.encoding, samples, num_threads, progress=f"reading {name}", max_pixels=max_pixels
+        )
         for name, rows in splits.items()
         if len(rows)
     }
     return _judge(surveys, label_space, find_twins(splits, surveys))
 
 
-def quick_checks(splits: Mapping[str, Any], label_space: LabelSpace, num_threads: int | None = None) -> Report:
+def quick_checks(
+    splits: Mapping[str, Any],
+    label_space: LabelSpace,
+    num_threads: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Report:
     """The same on a few pairs of each split and on heads of pictures only, in under two seconds whatever the data.
 
     What it does not meet, `data.prepare_targets` does: it reads every mask, and stops at the first that does not fit.
     """
     surveys = {
-        name: survey(rows, label_space.encoding, _QUICK_SAMPLES, num_threads, False, _QUICK_SECONDS["survey"])
+        name: survey(
+            rows,
+            label_space.encoding,
+            _QUICK_SAMPLES,
+            num_threads,
+            False,
+            _QUICK_SECONDS["survey"],
+            max_pixels=max_pixels,
+        )
         for name, rows in splits.items()
         if len(rows)
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from typing import IO, Any
 from PIL import Image, UnidentifiedImageError
 
 from ..data.arrays import cell_name, is_npy, read_npy
-from ..data.errors import DataError
+from ..data.errors import DataError, TooLargeError
+from ..data.masks import MAX_PIXELS, open_picture
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _METADATA_CHUNKS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
@@ -93,24 +93,24 @@ def digest(cell: Mapping[str, Any]) -> bytes | None:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def inspect_picture(cell: Mapping[str, Any], decode: bool = True) -> FileFacts:
+def inspect_picture(cell: Mapping[str, Any], decode: bool = True, max_pixels: int = MAX_PIXELS) -> FileFacts:
     """What kind of picture a file is.
 
     Args:
         cell: `{"path", "bytes"}`.
         decode: also read the pixels, which notices a file that was cut short; otherwise only its head.
+        max_pixels: a file of more is refused.
     """
     if (absent := presence(cell)) is not None:
         return absent
     name = cell_name(cell)
     if is_npy(cell):
         return _array_facts(cell, name)
-    data = cell.get("bytes")
     try:
-        with Image.open(io.BytesIO(data) if data is not None else cell["path"]) as image:
+        with open_picture(cell, max_pixels) as image:
             facts = _facts(image, name, decode)
-    except Image.DecompressionBombError as error:
-        return FileFacts(name, fault=str(error).rstrip("."), fault_code="refused-file")
+    except (TooLargeError, Image.DecompressionBombError) as error:
+        return FileFacts(name, fault=str(error).removeprefix(f"{name}: ").rstrip("."), fault_code="refused-file")
     except UnidentifiedImageError:  # whose own words name a buffer's address
         return FileFacts(name, fault="of no picture type that is known", fault_code="broken-file")
     except Exception as error:  # decoders raise many kinds on broken files, and each of them is what we are here for

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 Level = Literal["error", "warning", "info"]
@@ -59,6 +59,11 @@ class Report:
     def with_findings(self, more: Sequence[Finding]) -> Report:
         """The same report with further findings."""
         return Report((*self.findings, *more), self.overview)
+
+    def with_warnings(self, codes: Collection[str]) -> Report:
+        """The same report, in which the findings of these codes are warnings at most."""
+        lowered = [replace(f, level="warning") if f.level == "error" and f.code in codes else f for f in self.findings]
+        return Report(tuple(lowered), self.overview)
 
     def raise_on_error(self, hint: str = "") -> None:
         """Stop where there are errors.

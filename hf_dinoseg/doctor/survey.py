@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm.auto import tqdm
 
 from ..data.errors import DataError
-from ..data.masks import cell_name, read_mask
+from ..data.masks import MAX_PIXELS, cell_name, open_picture, read_mask
 from ..labels import Color, LabelSpace
 from .files import FileFacts, inspect_picture, named_cell, presence
 
@@ -91,6 +90,7 @@ def survey(
     decode_images: bool = True,
     seconds: float | None = None,
     progress: str | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Survey:
     """Read pairs spread evenly over a split.
 
@@ -102,6 +102,7 @@ def survey(
         decode_images: read the pictures' pixels too, not only their heads.
         seconds: begin no further pair after this time; None has no limit. At least one pair is read.
         progress: words before a progress bar on standard error; None draws none.
+        max_pixels: files of more are refused.
     """
     deadline = float("inf") if seconds is None else time.monotonic() + seconds
     count = len(rows)
@@ -112,7 +113,7 @@ def survey(
     def read(place: int) -> tuple[int, PairFacts] | None:
         if time.monotonic() > deadline and place != chosen[0]:
             return None
-        return place, read_pair(rows[place], encoding, decode_images)
+        return place, read_pair(rows[place], encoding, decode_images, max_pixels)
 
     with ThreadPoolExecutor(num_threads or usable_cores()) as pool:
         results = tqdm(pool.map(read, chosen), progress, len(chosen), unit="pair", disable=None if progress else True)
@@ -143,15 +144,17 @@ def even_indices(count: int, most: int | None) -> np.ndarray:
     return np.linspace(0, count - 1, most).round().astype(int)
 
 
-def read_pair(row: Mapping[str, Any], encoding: str, decode_image: bool = True) -> PairFacts:
+def read_pair(
+    row: Mapping[str, Any], encoding: str, decode_image: bool = True, max_pixels: int = MAX_PIXELS
+) -> PairFacts:
     """One row; a file that cannot be read is a fault in what is returned."""
-    image = inspect_picture(named_cell(row, "image"), decode_image)
+    image = inspect_picture(named_cell(row, "image"), decode_image, max_pixels)
     cell = named_cell(row, "mask")
-    mask = inspect_picture(cell, decode=False)
+    mask = inspect_picture(cell, decode=False, max_pixels=max_pixels)
     if mask.fault is not None:
         return PairFacts(str(row["id"]), image, mask)
     try:
-        stored = read_mask(cell, encoding)
+        stored = read_mask(cell, encoding, max_pixels)
     except DataError as error:
         return PairFacts(str(row["id"]), image, mask.broken(_without_name(str(error), cell_name(cell))))
     except MemoryError:
@@ -161,7 +164,7 @@ def read_pair(row: Mapping[str, Any], encoding: str, decode_image: bool = True) 
     if stored.dtype == bool:
         stored = stored.astype(np.uint8) * (255 if encoding == "binary" else 1)
     values = value_counts(stored)
-    palette = _palette(cell, values) if mask.mode == "P" else {}
+    palette = _palette(cell, values, max_pixels) if mask.mode == "P" else {}
     return PairFacts(str(row["id"]), image, mask, values, False, palette, zero_pattern(stored) if 0 in values else None)
 
 
@@ -209,10 +212,8 @@ def train_counts(found: Mapping[int, int], space: LabelSpace) -> np.ndarray:
     return counts
 
 
-def _palette(cell: Mapping[str, Any], values: Mapping[int, int]) -> dict[int, Color]:
-    from io import BytesIO
-
-    with Image.open(BytesIO(cell["bytes"]) if cell.get("bytes") is not None else cell["path"]) as image:
+def _palette(cell: Mapping[str, Any], values: Mapping[int, int], max_pixels: int) -> dict[int, Color]:
+    with open_picture(cell, max_pixels) as image:
         flat = image.getpalette("RGB") or []
     return {v: (flat[3 * v], flat[3 * v + 1], flat[3 * v + 2]) for v in values if 3 * v + 2 < len(flat)}
 

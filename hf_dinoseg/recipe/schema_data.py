@@ -21,6 +21,11 @@ class _Data(Section):
     max_class_share: float = Field(0.75, gt=0, le=1, description="no class fills more of a crop (void not counted)")
     flip: bool = Field(True, description="mirror half of the crops, left to right")
     photometric: bool = Field(True, description="jitter brightness, contrast, saturation and hue")
+    on_bad_sample: Literal["error", "skip"] = Field(
+        "error",
+        description="at a broken file or a mask that does not fit: stop, or leave the sample out and say so",
+    )
+    max_pixels: PositiveInt = Field(180_000_000, description="pictures and masks of more pixels are bad samples")
     num_proc: PositiveInt | None = Field(None, description="processes that prepare the label maps; null is one")
 
     @field_validator("scale")

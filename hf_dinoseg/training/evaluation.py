@@ -47,6 +47,7 @@ class StreamedMetrics:
     last step.
 
     Each image is counted once by its index, so copies that fill the last batch of a distributed loader do not count.
+    A negative index says that the image could not be read: it is counted apart and not measured.
     All counts are whole numbers and pictures are sorted before they are drawn from, so the figures are the same, bit
     by bit, for any number of processes.
 
@@ -55,6 +56,7 @@ class StreamedMetrics:
         beta: of F-beta.
 
     Attributes:
+        num_skipped: images of the set that were left out before; set by whoever starts an evaluation.
         matrix: the int64 confusion matrix of the last finished evaluation.
         summary: all figures of it, keyed by original id and name where there is one a class.
         images: its pictures: `{"index", "mean_iou", "overall_accuracy"}`, worst first.
@@ -66,9 +68,11 @@ class StreamedMetrics:
         self.matrix: torch.Tensor | None = None
         self.summary: dict[str, Any] = {}
         self.images: list[dict[str, float]] = []
+        self.num_skipped = 0
         self._running: torch.Tensor | None = None
         self._extra: torch.Tensor | int = 0
         self._seen: dict[int, np.ndarray] = {}  # by index, (3, C) pixels right, true and predicted
+        self._unread: set[int] = set()
 
     def __call__(self, step: EvalPrediction, compute_result: bool) -> dict[str, float]:
         """
@@ -82,14 +86,16 @@ class StreamedMetrics:
         """
         matrices, extras = (torch.as_tensor(part).cpu() for part in step.predictions)
         for matrix, extra, index in zip(matrices, extras, torch.as_tensor(step.label_ids).tolist(), strict=True):
-            if index not in self._seen:
+            if index < 0:
+                self._unread.add(index)
+            elif index not in self._seen:
                 self._seen[index] = image_counts(_confusion(matrix)).numpy()
                 self._running = matrix.clone() if self._running is None else self._running + matrix
                 self._extra = self._extra + extra
         if not compute_result or self._running is None:
             return {}
         self._finish(self._running, torch.as_tensor(self._extra))
-        self._running, self._extra, self._seen = None, 0, {}
+        self._running, self._extra, self._seen, self._unread = None, 0, {}, set()
         return {key: value for key, value in self.summary.items() if isinstance(value, (int, float))}
 
     def _finish(self, counted: torch.Tensor, extra: torch.Tensor) -> None:
@@ -104,6 +110,7 @@ class StreamedMetrics:
             **(summarize_boundary(boundary, self.label_space) if boundary.numel() else {}),
             **summarize_calibration(calibration),
             "num_images": len(order),
+            "num_skipped": self.num_skipped + len(self._unread),
         }
         if counted.ndim == 3:
             self.summary["background"] = background_figures(counted)

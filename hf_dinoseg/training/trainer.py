@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
-from ..data import EvalDataset, SegmentationDataset, collate, collate_eval, expand_batch
+from ..data import EvalDataset, SegmentationDataset, Skipped, collate, collate_eval, expand_batch
 from ..inference import Background, predict_best
 from ..labels import LabelSpace
 from ..losses import MaskClassificationLoss, PixelLoss
@@ -109,6 +110,7 @@ class DinoSegTrainer(CheckpointingTrainer):
         self.num_queries: int = model.config.num_queries
         self.panels = panels
         self._panel_writer: PanelWriter | None = None  # of the evaluation that is running
+        self.skipped: dict[str, str] = {}  # id and fault of samples that this process could not read
         self._terms: dict[str, torch.Tensor | float] = {}  # sums of the loss terms since the last log
         self._micro_steps = 0  # and over how many batches
         self._backbone_rate: float | None = None
@@ -125,10 +127,23 @@ class DinoSegTrainer(CheckpointingTrainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Move a batch to the device; a compact training batch is expanded there."""
+        self._note_skipped(inputs.pop("skipped", ()))
         inputs = super()._prepare_inputs(inputs)
         if isinstance(inputs["pixel_values"], torch.Tensor) and "mask_labels" not in inputs:
             inputs = expand_batch(inputs, self.image_mean, self.image_std)
         return inputs
+
+    def _note_skipped(self, skipped: Iterable[Skipped]) -> None:
+        for name, reason in skipped:
+            if self.skipped.setdefault(name, reason) is reason:
+                logger.warning("Skipped: %s", reason)
+
+    def gather_skipped(self) -> list[Skipped]:
+        """The samples that any process met while it ran and could not read, by id. To be called by all of them."""
+        found = [Skipped(name, reason) for name, reason in self.skipped.items()]
+        if self.args.world_size > 1:
+            found = gather_object(found)
+        return sorted(set(found))
 
     # ------------------------------------------------------------------ loss
 
@@ -258,6 +273,7 @@ class DinoSegTrainer(CheckpointingTrainer):
         self._panel_writer = PanelWriter(
             folder, dataset.ids, self.panels, self.label_space, self.image_mean, self.image_std, self.background
         )
+        self.streamed.num_skipped = dataset.num_skipped
         with self.own_weights.shown():
             metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if self.streamed.matrix is not None and self.is_world_process_zero():
@@ -292,9 +308,14 @@ class DinoSegTrainer(CheckpointingTrainer):
             for index, pixel_values, truth, zero in zip(
                 inputs["index"].tolist(), inputs["pixel_values"], inputs["labels"], zeros, strict=True
             ):
-                size = (truth.shape[-2], truth.shape[-1])
-                best, scores = (x[0] for x in predict_best(model, pixel_values[None], size, **self.inference))
-                prediction = self.background.apply(best, scores, void)
+                if index < 0:  # the file could not be read: a void pixel, which counts for nothing
+                    truth = torch.full_like(truth, void)
+                    best = prediction = torch.zeros_like(truth)
+                    scores = torch.zeros(truth.shape, device=truth.device)
+                else:
+                    size = (truth.shape[-2], truth.shape[-1])
+                    best, scores = (x[0] for x in predict_best(model, pixel_values[None], size, **self.inference))
+                    prediction = self.background.apply(best, scores, void)
                 matrices.append(
                     confusion_matrix(prediction, truth, classes, void)
                     if zero is None

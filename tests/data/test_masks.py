@@ -16,7 +16,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from hf_dinoseg.data import DataError, read_image, read_label_map, read_mask
-from hf_dinoseg.data.masks import encode_label_map, upright_size
+from hf_dinoseg.data.errors import TooLargeError
+from hf_dinoseg.data.masks import MAX_PIXELS, encode_label_map, upright_size
 from hf_dinoseg.labels import LabelSpace
 
 IDS = np.array([[0, 1, 2, 3, 1], [3, 2, 1, 0, 0], [1, 1, 0, 2, 3]], np.uint8)
@@ -195,12 +196,6 @@ def test_bytes_win_over_a_path_that_does_not_exist() -> None:
     assert (read_mask(cell(png(IDS, 8, 0), "inside/archive.png")) == IDS).all()
 
 
-def test_a_picture_that_would_exhaust_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5)
-    with pytest.raises(DataError, match=r"big\.png: refused"):
-        read_mask(cell(png(IDS, 8, 0), "big.png"))
-
-
 def npy(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=True)
@@ -303,3 +298,39 @@ def test_a_label_map_comes_back_exactly(label_map: np.ndarray) -> None:
     for stored in (label_map, np.asfortranarray(label_map), label_map[::-1, ::-1]):
         back = read_label_map(encode_label_map(stored))
         assert back.dtype == label_map.dtype and (back == stored).all()
+
+
+def _claims(width: int, height: int) -> bytes:
+    """A PNG of one pixel whose head says otherwise: what a bomb looks like before it is unpacked."""
+    data = bytearray(png(np.zeros((1, 1), np.uint8), 8, 0))
+    data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask, upright_size])
+@pytest.mark.parametrize("size", [(20_000, 9_001), (30_000, 30_000), (65_000, 65_000)])
+def test_a_file_of_too_many_pixels_is_refused_by_its_head(
+    read: Any, size: tuple[int, int], recwarn: pytest.WarningsRecorder
+) -> None:
+    cell = {"path": "bomb.png", "bytes": _claims(*size)}
+    with pytest.raises(TooLargeError) as raised:
+        read(cell)
+    pixels = size[0] * size[1]
+    for words in ("bomb.png", f"{size[0]}×{size[1]}", str(MAX_PIXELS), f"data.max_pixels: {pixels}"):
+        assert words in str(raised.value)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_pillows_own_limit_neither_warns_nor_stops_what_was_allowed(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr("hf_dinoseg.data.masks._PILLOW_WARNS", 10)
+    path = tmp_path / f"a.{ending}"
+    Image.fromarray(np.arange(100, dtype=np.uint8).reshape(10, 10)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert read_mask(path, max_pixels=100)[9, 9] == 99 and read_image(path, max_pixels=100).size == (10, 10)
+    assert Image.MAX_IMAGE_PIXELS == 10 and not recwarn.list
+    with pytest.raises(TooLargeError):
+        read_mask(path, max_pixels=99)

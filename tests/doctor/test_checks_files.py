@@ -117,11 +117,12 @@ def test_huge_pictures(row, quarters, space, encode):
     assert found.level == "warning" and "x.png (8000×6251)" in found.seen and "y.png" not in found.seen
 
 
-def test_a_bomb_is_refused_and_told(row, quarters, space, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+def test_a_file_of_too_many_pixels_is_refused_and_told(row, quarters, space):
+    rows = {"train": [row(quarters(), "x")]}
     for look in (examine, quick_checks):
-        found = finding(look({"train": [row(quarters(), "x")]}, space), "refused-file")
+        found = finding(look(rows, space, max_pixels=2399), "refused-file")
         assert found.level == "error" and "x.png" in found.seen and "2400 pixels" in found.seen
+        assert "refused-file" not in look(rows, space, max_pixels=2400).codes
 
 
 def test_the_same_bytes_in_both_splits(row, quarters, space, tmp_path, encode):
