@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import EvalPrediction
 
 from ..labels import LabelSpace
@@ -40,6 +41,20 @@ def picture_counts(
     if boundary:
         parts.append(boundary_counts(prediction, truth, label_space.num_labels, label_space.ignore_index))
     return torch.cat([part.flatten().to(scores.device) for part in parts])
+
+
+@torch.no_grad()
+def average_buffers(model: nn.Module) -> None:
+    """Make the running statistics of batch norms those of all processes, and the same in each.
+
+    DDP hands on those of the first process at each training step's beginning; after the last step every process has its
+    own, and would evaluate another model than the one that is saved.
+    """
+    processes = torch.distributed.get_world_size()
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            torch.distributed.all_reduce(buffer)
+            buffer /= processes
 
 
 class StreamedMetrics:

@@ -20,7 +20,7 @@ from ..losses import MaskClassificationLoss, PixelLoss
 from ..metrics import BETA, background_matrices, confusion_matrix, per_class_table
 from .callbacks import EpochCallback
 from .errors import RunError
-from .evaluation import StreamedMetrics, picture_counts
+from .evaluation import StreamedMetrics, average_buffers, picture_counts
 from .optim import parameter_groups
 from .panel_writer import PanelWriter
 from .saving import CheckpointingTrainer
@@ -274,6 +274,8 @@ class DinoSegTrainer(CheckpointingTrainer):
             folder, dataset.ids, self.panels, self.label_space, self.image_mean, self.image_std, self.background
         )
         self.streamed.num_skipped = dataset.num_skipped
+        if self.args.world_size > 1:
+            average_buffers(self.own_weights.model)
         with self.own_weights.shown():
             metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if self.streamed.matrix is not None and self.is_world_process_zero():
