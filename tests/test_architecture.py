@@ -26,7 +26,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": LOWER | {"recipe", "hub", "version"},
     "hub": LOWER | {"recipe", "doctor", "version"},
     "build": LOWER | {"recipe", "doctor", "hub", "training", "version"},
-    "cli": LOWER | {"recipe", "doctor", "hub", "training", "build", "version"},
+    "dry_run": {"labels", "data", "recipe", "build"},
+    "cli": LOWER | {"recipe", "doctor", "hub", "training", "build", "dry_run", "version"},
 }
 TRAVELS_WITH = {"torch", "transformers", "numpy", "PIL"}
 DEVICES = ("cuda", "mps", "xpu", "npu", "hpu")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ._errors import Debug
-from ._output import print_metrics
+from ._output import only_results_on_stdout, print_json, print_metrics
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
 
 Overrides = Annotated[
     list[str] | None,
@@ -34,8 +38,14 @@ def train(
         bool, typer.Option("--force", help="Train although a check of the data finds an error (dinoseg doctor).")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the recipe, print it with every default, and train nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print the recipe with every default, and try it: two steps with a tiny backbone on generated "
+            "pictures. No data, no download, nothing written.",
+        ),
     ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the metrics, or what a dry run did, as JSON.")] = False,
     debug: Debug = False,
 ) -> None:
     """Train a model by a recipe.
@@ -49,12 +59,36 @@ def train(
 
     checked = load_recipe(recipe, overrides or ())
     if dry_run:
-        typer.echo(checked.to_yaml(), nl=False)
+        _dry_run(checked, json)
         return
     from .. import build
 
     unchecked = {"force": True} if force else {}
-    metrics = build.train(checked, resume=resume, overwrite=overwrite, **unchecked)
+    with only_results_on_stdout() if json else nullcontext():
+        metrics = build.train(checked, resume=resume, overwrite=overwrite, **unchecked)
     if os.environ.get("RANK", "0") == "0":
+        if json:
+            print_json(metrics)
+            return
         print_metrics(metrics)
         typer.echo(f"\ncheckpoint: {checked.training['output_dir']}")
+
+
+def _dry_run(recipe: Recipe, json: bool) -> None:
+    """Print the resolved recipe and, as comments below it, what the rehearsal did."""
+    with only_results_on_stdout():
+        from ..dry_run import dry_run as rehearse
+
+        did = rehearse(recipe)
+    if json:
+        print_json({"recipe": recipe.to_dict(), "dry_run": did})
+        return
+    width, height = did["picture_size"]
+    losses = ", ".join(f"{loss:.3g}" for loss in did["losses"])
+    typer.echo(recipe.to_yaml(), nl=False)
+    typer.echo(
+        f"# Dry run: {did['steps']} steps on generated pictures of {width} x {height}, losses {losses}, and an "
+        f"evaluation of one.\n# {did['num_labels']} classes, head {did['head']}, tune {did['tune']}, a tiny "
+        f"{did['backbone']} in place of {did['in_place_of']}.\n# Nothing was downloaded, nothing is left on disk. "
+        "Whether the data is there and fits: dinoseg doctor."
+    )

@@ -5,12 +5,10 @@ Names are translated by `convert`; here files are read, sizes read off the tenso
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from transformers import AutoConfig, EomtDinov3ForUniversalSegmentation, Mask2Fo
 from ..labels import LabelSpace
 from ..models import DinoSegConfig, DinoSegForSemanticSegmentation, DinoSegImageProcessor, default_out_layers
 from ..models.backbone import load_backbone_config, load_backbone_weights
+from ..recipe import label_preset
 from .convert import (
     ConversionError,
     check_fit,
@@ -61,12 +60,7 @@ class HeadReport:
 
 def ade20k() -> LabelSpace:
     """ADE20K's 150 classes; 0 is void and ids run from 1."""
-    classes = json.loads((files(__package__) / "ade20k.json").read_text(encoding="utf-8"))
-    return LabelSpace(
-        {c["id"]: c["name"] for c in classes},
-        reduce_zero_label=True,
-        colors={c["id"]: tuple(c["color"]) for c in classes},
-    )
+    return LabelSpace(**label_preset("ade20k"))
 
 
 # ---------------------------------------------------------------------- checkpoint folders

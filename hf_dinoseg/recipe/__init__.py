@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .faults import RecipeError
 from .loader import Recipe, load_recipe
+from .presets import label_preset, presets
 from .schema import Evaluation, Hub, Model
 from .schema_data import Data, FolderData, MixtureData, SyntheticRetinaData
 from .yaml_rules import write_yaml
@@ -18,6 +19,8 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "SyntheticRetinaData",
+    "label_preset",
     "load_recipe",
+    "presets",
     "write_yaml",
 ]

@@ -23,6 +23,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ..labels import LabelSpace
 from .faults import RecipeError, SectionError, list_faults, nearest, show
+from .presets import with_preset
 from .schema import Evaluation, Hub, Loss, Model
 from .schema_data import SECTIONS, Data, DataSection
 from .training import check_training, training_fields
@@ -31,7 +32,7 @@ from .yaml_rules import apply_overrides, read_yaml, write_yaml
 _PLAIN: dict[str, type[BaseModel]] = {"model": Model, "loss": Loss, "evaluation": Evaluation, "hub": Hub}
 _SECTIONS: dict[str, Any] = {"labels": LabelSpace, "data": Data, **_PLAIN}
 _REQUIRED = {
-    "labels": "a mapping, e.g. labels: {classes: {0: background, 1: vessel}, ignore: [255]}",
+    "labels": "a mapping, e.g. labels: {classes: {0: background, 1: vessel}, ignore: [255]}, or {preset: ade20k}",
     "data": "a mapping, e.g. data: {source: folder, root: data/retina}",
     "training": "a mapping, e.g. training: {output_dir: out/retina, max_steps: 20000}",
 }
@@ -114,7 +115,7 @@ def _check(data: dict[str, Any], where: str, faults: list[str]) -> Recipe:
             done[name] = (
                 check_training(given, _elsewhere)
                 if name == "training"
-                else _section(name, {} if given is None else given)
+                else _section(name, with_preset(given) if name == "labels" else {} if given is None else given)
             )
         except RecipeError as error:
             faults += error.faults

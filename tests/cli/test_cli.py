@@ -110,6 +110,7 @@ def test_train_hands_the_checked_recipe_on(recipe: Path, build: Any) -> None:
     assert given.training["max_steps"] == 7 and given.labels.ignore == (255,)
     assert (resume, overwrite) == (True, False)
     assert "50.00" in result.stdout and "checkpoint: out/x" in result.stdout
+    assert json.loads(run("train", recipe, "--json").stdout)["mean_iou"] == 0.5
 
 
 def test_train_resume_and_overwrite_exclude_each_other(recipe: Path, build: Any) -> None:
@@ -117,9 +118,12 @@ def test_train_resume_and_overwrite_exclude_each_other(recipe: Path, build: Any)
     assert result.exit_code == 2 and "give one of them" in result.stderr and build.calls == []
 
 
-def test_dry_run_prints_the_resolved_recipe_and_trains_nothing(recipe: Path, build: Any, tmp_path: Path) -> None:
+def test_dry_run_prints_the_resolved_recipe_and_trains_nothing(recipe: Path, tmp_path: Path) -> None:
     result = run("train", recipe, "training.max_steps=7", "--dry-run")
-    assert result.exit_code == 0 and build.calls == []
+    assert result.exit_code == 0 and not Path("out/x").exists()
+    assert "# Dry run: 2 steps on generated pictures" in result.stdout and "dinov3-vits16" in result.stdout
+    told = json.loads(run("train", recipe, "--dry-run", "--json").stdout)
+    assert told["dry_run"]["steps"] == 2 and told["recipe"]["data"]["source"] == "folder"
     resolved = tmp_path / "resolved.yaml"
     resolved.write_text(result.stdout)
     assert "max_steps: 7" in result.stdout and "learning_rate: 0.0001" in result.stdout
