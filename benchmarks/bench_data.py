@@ -39,7 +39,8 @@ from hf_dinoseg.data import (  # noqa: E402
     read_image,
     read_label_map,
 )
-from hf_dinoseg.data.augment import color_matrix, largest_class_share  # noqa: E402
+from hf_dinoseg.data.augment import largest_class_share  # noqa: E402
+from hf_dinoseg.data.color import color_matrix  # noqa: E402
 from hf_dinoseg.data.sources import FEATURES  # noqa: E402
 from hf_dinoseg.labels import LabelSpace  # noqa: E402
 

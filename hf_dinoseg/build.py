@@ -17,6 +17,7 @@ from transformers import TrainingArguments, set_seed
 
 from .data import (
     EvalDataset,
+    RareClassCrops,
     SegmentationDataset,
     Skipped,
     TrainTransform,
@@ -163,8 +164,12 @@ def build_train_dataset(recipe: Recipe, split: Dataset) -> SegmentationDataset:
         flip=data.flip,
         photometric=data.photometric,
         ignore_index=recipe.labels.ignore_index,
+        vertical_flip=data.vertical_flip,
+        rotation=data.rotation,
     )
-    return SegmentationDataset(split, transform, recipe.training["seed"], data.max_pixels, data.on_bad_sample)
+    share = data.rare_class_crops
+    rare = RareClassCrops(share, split["class_labels"][:], split["pixel_counts"][:]) if share else None
+    return SegmentationDataset(split, transform, recipe.training["seed"], data.max_pixels, data.on_bad_sample, rare)
 
 
 def build_eval_dataset(

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from hf_dinoseg import LabelSpace, Segmenter, load_recipe
-from hf_dinoseg.build import build_criterion, build_data, evaluate, train
+from hf_dinoseg.build import build_criterion, build_data, build_train_dataset, evaluate, train
 from hf_dinoseg.data import read_image, read_label_map, read_mask
 from hf_dinoseg.recipe import RecipeError
 from hf_dinoseg.training import RunError
@@ -170,3 +170,15 @@ def test_class_weights_are_counted_in_masks_or_pixels_or_given(tmp_path, write_t
     assert build_criterion(given).class_term_weights.tolist() == pytest.approx([1, 1, 3.5, 1, 0.1])
     with pytest.raises(RecipeError, match=r"loss.class_weights: \[7\] are no classes"):
         load_recipe(tmp_path / "tiny.yaml", ["loss.class_weights={7: 3.5}"])
+
+
+def test_every_augmentation_of_the_recipe_reaches_the_transform(write_tiny_recipe, tmp_path):
+    overrides = ["data.rotation=30", "data.vertical_flip=true", "data.flip=false", "data.rare_class_crops=0.5"]
+    recipe = load_recipe(write_tiny_recipe(tmp_path), [*overrides, "data.scale=[0.1, 2.0]", "data.photometric=false"])
+    data = build_train_dataset(recipe, build_data(recipe)["train"])
+    transform = data.transform
+    assert (transform.rotation, transform.vertical_flip, transform.scale) == (30, True, (0.1, 2.0))
+    assert not transform.flip and not transform.photometric
+    assert data.rare is not None and data.rare.share == 0.5
+    assert data.rare.classes.tolist() == [0, 1, 2, 3] and data.rare.probabilities.argmin() == 0  # most is background
+    assert data[0]["pixel_values"].shape == (3, 64, 64)

@@ -5,6 +5,7 @@ from .collate import collate, collate_eval, expand_batch
 from .dataset import EvalDataset, SegmentationDataset
 from .errors import DataError
 from .masks import read_image, read_label_map, read_mask
+from .rare import RareClassCrops
 from .sources import load_folder, load_source, load_stored, load_synthetic_retina, load_table
 from .synthetic import draw_fundus
 from .targets import Skipped, class_counts, class_masks, classes_present, drop_bad, prepare_targets
@@ -13,6 +14,7 @@ from .zero import with_zero, zero_is_void, zero_mask
 __all__ = [
     "DataError",
     "EvalDataset",
+    "RareClassCrops",
     "SegmentationDataset",
     "Skipped",
     "TrainTransform",

@@ -1,7 +1,8 @@
-"""The training transform: scale jitter, crop, flip and photometric jitter, on bytes.
+"""The training transform: scale jitter, rotation, crop, flips and photometric jitter, on bytes.
 
-Nothing is computed that the crop throws away: the scale and the crop are first worked out as one box in the source
-picture, and only that box is resized. The four photometric changes are affine in colour, so they are one matrix.
+Nothing is computed that the crop throws away: scale and crop are first worked out as one box in the source picture, the
+box is judged by its labels, and then it alone is resampled, once. Without rotation that is a resize of the box, with
+rotation one affine warp.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 
+from .color import color_matrix
+
 _CROP_TRIES = 10
+Matrix = tuple[float, float, float, float, float, float]
 
 
 class Box(NamedTuple):
     """A crop, along one axis: which stretch of the source fills which pixels of the output."""
 
-    start: float  # source pixels
-    stop: float  # source pixels
+    start: int  # source pixels
+    stop: int  # source pixels
     offset: int  # output pixels before the kept ones: padding
     length: int  # output pixels kept
 
@@ -29,14 +34,17 @@ class TrainTransform:
 
     Args:
         crop_size: side of the square output, pixels.
-        scale: bounds of the factor that the picture is scaled by, drawn uniformly.
+        scale: bounds of the factor that the picture is scaled by, drawn uniformly. (0.1, 2.0) is the large-scale
+            jitter of Ghiasi et al. (https://arxiv.org/abs/2012.07177).
         max_class_share: redraw the crop's place, up to 10 times, while one class covers more than this share of its
             labelled pixels; then take the draw with the smallest such share. A crop without a labelled pixel counts
             as a share of 1 and is legal.
         flip: mirror left and right half of the time.
-        photometric: brightness, contrast, saturation and hue, see `color_matrix`.
-        ignore_index: written to the label map where the scaled picture does not fill the crop; the picture is given
-            its own mean colour there.
+        vertical_flip: mirror top and bottom half of the time.
+        rotation: turn by an angle drawn uniformly from -rotation to rotation, in degrees, about the crop's middle.
+        photometric: brightness, contrast, saturation and hue, see `color.color_matrix`.
+        ignore_index: written to the label map where the scaled and turned picture does not fill the crop; the picture
+            is given its own mean colour there.
 
     Example:
         >>> transform = TrainTransform(crop_size=4, scale=(1, 1), photometric=False, flip=False)
@@ -54,6 +62,8 @@ class TrainTransform:
         flip: bool = True,
         photometric: bool = True,
         ignore_index: int = 255,
+        vertical_flip: bool = False,
+        rotation: float = 0.0,
     ) -> None:
         if crop_size < 1:
             raise ValueError(f"crop_size is {crop_size}; it is a number of pixels, 1 or more.")
@@ -61,21 +71,28 @@ class TrainTransform:
             raise ValueError(f"scale is {tuple(scale)}; write two factors above 0, the smaller one first: (0.5, 2.0).")
         if not 0 < max_class_share <= 1:
             raise ValueError(f"max_class_share is {max_class_share}; it is a share above 0 and up to 1.")
+        if not 0 <= rotation <= 180:
+            raise ValueError(f"rotation is {rotation}; it is the largest angle to turn by, 0 to 180 degrees.")
         self.crop_size = crop_size
         self.scale = (float(scale[0]), float(scale[1]))
         self.max_class_share = max_class_share
         self.flip = flip
+        self.vertical_flip = vertical_flip
+        self.rotation = rotation
         self.photometric = photometric
         self.ignore_index = ignore_index
 
     def __call__(
-        self, image: Image.Image, label_map: np.ndarray, rng: np.random.Generator
+        self, image: Image.Image, label_map: np.ndarray, rng: np.random.Generator, focus: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """
         Args:
             image: RGB, (W, H).
             label_map: (H, W) train ids.
             rng: the only source of chance.
+            focus: a class; the crop is placed about one of its pixels, drawn uniformly, which then stands in the
+                middle half of the crop (nearer to the rim where the picture ends). None, or a class that is not
+                there, places the crop anywhere.
 
         Returns:
             (crop_size, crop_size, 3) uint8 pixels and (crop_size, crop_size) label map of `label_map`'s type.
@@ -83,31 +100,30 @@ class TrainTransform:
         if image.size != label_map.shape[::-1]:
             raise ValueError(f"the picture is {image.size} (width, height), its label map {label_map.shape[::-1]}.")
         scale = rng.uniform(*self.scale)
-        x, y, labels = self._choose_crop(label_map, scale, rng)
-        size = (x.length, y.length)
-        box = (x.start, y.start, x.stop, y.stop)
-        if box == (0, 0, *image.size) and size == image.size:
-            kept = image
-        else:
-            kept = image.resize(size, Image.Resampling.BILINEAR, box=box)
-        if self.flip and rng.random() < 0.5:
-            kept, labels = kept.transpose(Image.Transpose.FLIP_LEFT_RIGHT), labels[:, ::-1]
-        if self.photometric and (matrix := color_matrix(rng)) is not None:
-            kept = kept.convert("RGB", matrix)
-        if size == (self.crop_size, self.crop_size):
-            return np.asarray(kept), np.ascontiguousarray(labels)
-        return self._pad(kept, labels, x.offset, y.offset)
+        angle = math.radians(rng.uniform(-self.rotation, self.rotation)) if self.rotation else 0.0
+        x, y, labels = self._choose_crop(label_map, scale, angle, rng, focus)
+        mirrored = self.flip and rng.random() < 0.5
+        upside_down = self.vertical_flip and rng.random() < 0.5
+        colors = color_matrix(rng) if self.photometric else None
+        pixels = self._turned(image, x, y, angle, colors) if angle else self._resized(image, x, y, colors)
+        step = np.s_[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
+        return pixels[step], np.ascontiguousarray(labels[step])
+
+    # ------------------------------------------------------------------ where
 
     def _choose_crop(
-        self, label_map: np.ndarray, scale: float, rng: np.random.Generator
+        self, label_map: np.ndarray, scale: float, angle: float, rng: np.random.Generator, focus: int | None
     ) -> tuple[Box, Box, np.ndarray]:
         height, width = label_map.shape
         best: tuple[float, Box, Box, np.ndarray] | None = None
         # Where the whole picture fits, other places hold the same labels.
-        tries = _CROP_TRIES if max(width, height) * scale > self.crop_size and self.max_class_share < 1 else 1
+        fits = max(width, height) * scale <= self.crop_size
+        tries = 1 if fits or self.max_class_share == 1 else _CROP_TRIES
+        places = np.flatnonzero(label_map == focus) if focus is not None and not fits else np.empty(0, np.intp)
         for _ in range(tries):
-            x, y = self._draw_box(width, scale, rng), self._draw_box(height, scale, rng)
-            labels = crop_nearest(label_map, x, y)
+            row, column = divmod(int(places[rng.integers(len(places))]), width) if len(places) else (None, None)
+            x, y = self._draw_box(width, scale, rng, column), self._draw_box(height, scale, rng, row)
+            labels = self._labels(label_map, x, y, angle)
             share = largest_class_share(labels, self.ignore_index) if tries > 1 else 0.0
             if best is None or share < best[0]:
                 best = share, x, y, labels
@@ -116,77 +132,148 @@ class TrainTransform:
         assert best is not None
         return best[1:]
 
-    def _draw_box(self, length: int, scale: float, rng: np.random.Generator) -> Box:
+    def _draw_box(self, length: int, scale: float, rng: np.random.Generator, about: int | None) -> Box:
         scaled = length * scale
         if scaled > self.crop_size:
-            # Whole pixels of the scaled picture: the same pixels as resizing everything and then cropping.
-            start = int(rng.integers(math.floor(scaled) - self.crop_size, endpoint=True)) / scale
-            return Box(start, min(start + self.crop_size / scale, length), 0, self.crop_size)
+            side = max(1, round(self.crop_size / scale))  # whole source pixels: the box is cut out before it is resized
+            if about is None:
+                start = int(rng.integers(length - side, endpoint=True))
+            else:
+                start = about - side // 2 + int(rng.integers(-(side // 4), side // 4, endpoint=True))
+                start = min(max(start, 0), length - side)
+            return Box(start, start + side, 0, self.crop_size)
         kept = min(self.crop_size, max(1, round(scaled)))
         return Box(0, length, int(rng.integers(self.crop_size - kept, endpoint=True)), kept)
 
-    def _pad(self, kept: Image.Image, labels: np.ndarray, left: int, top: int) -> tuple[np.ndarray, np.ndarray]:
-        mean = kept.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
-        pixels = Image.new("RGB", (self.crop_size, self.crop_size), mean)
-        pixels.paste(kept, (left, top))
+    def _labels(self, label_map: np.ndarray, x: Box, y: Box, angle: float) -> np.ndarray:
+        if angle:
+            left, top, right, bottom = reach(x, y, angle, self.crop_size, label_map.shape)
+            region = label_map[top:bottom, left:right]
+            stored = Image.fromarray(region if region.dtype == np.uint8 else region.astype(np.int32))
+            matrix = turn(x, y, angle, left, top)
+            size = (self.crop_size, self.crop_size)
+            turned = stored.transform(
+                size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=self.ignore_index
+            )
+            return np.array(turned, dtype=label_map.dtype)
+        labels = crop_nearest(label_map, x, y)
+        if labels.shape == (self.crop_size, self.crop_size):
+            return labels
         padded = np.full((self.crop_size, self.crop_size), self.ignore_index, dtype=labels.dtype)
-        padded[top : top + kept.height, left : left + kept.width] = labels
-        return np.asarray(pixels), padded
+        padded[y.offset : y.offset + y.length, x.offset : x.offset + x.length] = labels
+        return padded
+
+    # ------------------------------------------------------------------ pixels
+
+    def _resized(self, image: Image.Image, x: Box, y: Box, colors: tuple[float, ...] | None) -> np.ndarray:
+        box = (x.start, y.start, x.stop, y.stop)
+        kept = image if box == (0, 0, *image.size) else image.crop(box)
+        # Colours are changed on whichever has fewer pixels: both are linear, so their order matters to rounding only.
+        magnified = x.length * y.length >= kept.width * kept.height
+        if colors is not None and magnified:
+            kept = kept.convert("RGB", colors)
+        array = np.array(kept)  # a copy that torch may write to, as it wants
+        if kept.size != (x.length, y.length):
+            array = resize_bilinear(array, y.length, x.length)
+        if colors is not None and not magnified:
+            array = np.array(Image.fromarray(array).convert("RGB", colors))
+        pixels = torch.empty((3, self.crop_size, self.crop_size), dtype=torch.uint8)
+        if array.shape[:2] != (self.crop_size, self.crop_size):
+            for channel, value in zip(pixels, mean_color(Image.fromarray(array)), strict=True):
+                channel.fill_(value)
+        rows, columns = slice(y.offset, y.offset + y.length), slice(x.offset, x.offset + x.length)
+        pixels[:, rows, columns] = torch.from_numpy(array).permute(2, 0, 1)
+        return pixels.permute(1, 2, 0).numpy()  # channels first in memory: they are wanted so in the end
+
+    def _turned(self, image: Image.Image, x: Box, y: Box, angle: float, colors: tuple[float, ...] | None) -> np.ndarray:
+        left, top, right, bottom = reach(x, y, angle, self.crop_size, (image.height, image.width))
+        region = image.crop((left, top, right, bottom))
+        matrix = turn(x, y, angle, left, top)
+        # Bilinear looks at 2 × 2 pixels: steps of two pixels and more would skip some, so blocks are averaged first.
+        factor = int(max((x.stop - x.start) / x.length, (y.stop - y.start) / y.length))
+        if factor > 1:
+            region = region.reduce(factor)
+            matrix = tuple(value / factor for value in matrix)  # type: ignore[assignment]
+        size, fill = (self.crop_size, self.crop_size), mean_color(region)
+        turned = region.transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=fill)
+        return np.array(turned if colors is None else turned.convert("RGB", colors))
+
+
+def turn(x: Box, y: Box, angle: float, left: int = 0, top: int = 0) -> Matrix:
+    """From places in the crop to places in the source: (a, b, c, d, e, f) with source x = a u + b v + c, y = d u + e v
+    + f. Places are continuous: a pixel's middle lies at its index plus one half.
+
+    Args:
+        x, y: the boxes; the crop is turned about the middle of their kept parts.
+        angle: radians.
+        left, top: what the source is counted from.
+    """
+    step_x, step_y = (x.stop - x.start) / x.length, (y.stop - y.start) / y.length
+    a, b, d, e = (
+        math.cos(angle) * step_x,
+        -math.sin(angle) * step_y,
+        math.sin(angle) * step_x,
+        math.cos(angle) * step_y,
+    )
+    middle_u, middle_v = x.offset + x.length / 2, y.offset + y.length / 2
+    c = (x.start + x.stop) / 2 - left - a * middle_u - b * middle_v
+    f = (y.start + y.stop) / 2 - top - d * middle_u - e * middle_v
+    return a, b, c, d, e, f
+
+
+def reach(x: Box, y: Box, angle: float, crop_size: int, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the source pixels that a turned crop of a (H, W) source looks at."""
+    a, b, c, d, e, f = turn(x, y, angle)
+    corners = [(u, v) for u in (0, crop_size) for v in (0, crop_size)]
+    across, down = [a * u + b * v + c for u, v in corners], [d * u + e * v + f for u, v in corners]
+    return (
+        max(0, math.floor(min(across)) - 1),
+        max(0, math.floor(min(down)) - 1),
+        min(shape[1], math.ceil(max(across)) + 1),
+        min(shape[0], math.ceil(max(down)) + 1),
+    )
+
+
+def resize_bilinear(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(H, W, 3) to (height, width, 3) uint8, bilinear, averaging where it shrinks: as `Image.resize`, by torch, which
+    has it vectorised and takes a third of the time."""
+    channels = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(
+        channels, (height, width), mode="bilinear", align_corners=False, antialias=True
+    )
+    array: np.ndarray = resized[0].permute(1, 2, 0).numpy()
+    return array
+
+
+def mean_color(image: Image.Image) -> tuple[int, ...]:
+    mean: tuple[int, ...] = image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))  # type: ignore[assignment]
+    return mean
 
 
 def crop_nearest(label_map: np.ndarray, x: Box, y: Box) -> np.ndarray:
-    """(y.length, x.length) labels of a box: for each output pixel the source pixel under its centre.
+    """(y.length, x.length) labels of a box: for each output pixel the source pixel under its middle.
 
-    The same centres as `Image.resize(box=...)` uses, so labels and pixels stay aligned to a fraction of a pixel.
+    The same middles as `resize_bilinear` uses, so labels and pixels stay aligned to a fraction of a pixel.
     """
-    columns, rows = _centres(x), _centres(y)
-    return np.take(label_map[rows], columns, axis=1)
+    kept = label_map[y.start : y.stop, x.start : x.stop]
+    if kept.shape == (y.length, x.length):
+        return kept
+    return np.take(kept[_middles(y)], _middles(x), axis=1)
 
 
-def _centres(axis: Box) -> np.ndarray:
-    step = (axis.stop - axis.start) / axis.length
-    positions = np.floor(axis.start + (np.arange(axis.length) + 0.5) * step).astype(np.intp)
-    return np.clip(positions, math.floor(axis.start), math.ceil(axis.stop) - 1)
+def _middles(axis: Box) -> np.ndarray:
+    """The source pixel, counted from the box's start, under the middle of each output pixel."""
+    return (2 * np.arange(axis.length) + 1) * (axis.stop - axis.start) // (2 * axis.length)
 
 
 def largest_class_share(labels: np.ndarray, ignore_index: int) -> float:
     """The share of the commonest class among labelled pixels; 1 where there are none."""
-    counts = np.bincount(labels.ravel(), minlength=ignore_index + 1)
+    if labels.dtype == np.uint8:
+        counts = torch.bincount(
+            torch.from_numpy(np.ascontiguousarray(labels)).view(-1), minlength=ignore_index + 1
+        ).numpy()
+    else:
+        counts = np.bincount(labels.ravel(), minlength=ignore_index + 1)
     counts[ignore_index] = 0
     total = counts.sum()
     return float(counts.max() / total) if total else 1.0
-
-
-def color_matrix(rng: np.random.Generator) -> tuple[float, ...] | None:
-    """A random photometric change as the 3×4 matrix, row by row, of `Image.convert("RGB", matrix)`.
-
-    Each with probability one half: brightness ± 32 of 255, then contrast × 0.5 to 1.5, saturation × 0.5 to 1.5, hue
-    turned by ± 18/255 of a full turn (the ranges of SSD's photometric distortion, https://arxiv.org/abs/1512.02325).
-    All four are affine in RGB when saturation is measured from the luma and hue turns about the grey axis; as one
-    matrix they cost one pass, and values are cut to 0..255 once, at the end.
-
-    Returns:
-        12 numbers, or None when no change was drawn.
-    """
-    chances = rng.random(4) < 0.5
-    draws = rng.uniform(-1, 1, 4)
-    if not chances.any():
-        return None
-    brightness, contrast, saturation, hue = np.where(chances, draws, 0.0)
-    linear = hue_matrix(hue * 18 / 255) @ saturation_matrix(1 + saturation / 2) * (1 + contrast / 2)
-    offset = linear @ np.full(3, brightness * 32)
-    return tuple(float(v) for v in np.column_stack([linear, offset]).ravel())
-
-
-def saturation_matrix(factor: float) -> np.ndarray:
-    """3×3: every colour moved to `factor` times its distance from the grey of the same luma (ITU-R BT.601)."""
-    luma = np.array([0.299, 0.587, 0.114])
-    return factor * np.eye(3) + (1 - factor) * np.outer(np.ones(3), luma)
-
-
-def hue_matrix(turn: float) -> np.ndarray:
-    """3×3: rotation of RGB about the grey axis by `turn` full turns (Rodrigues); a third makes red green."""
-    angle = 2 * math.pi * turn
-    even, odd = (1 - math.cos(angle)) / 3, math.sin(angle) / math.sqrt(3)
-    same, before, after = math.cos(angle) + even, even - odd, even + odd
-    return np.array([[same, before, after], [after, same, before], [before, after, same]])

@@ -18,9 +18,12 @@ from .augment import TrainTransform
 from .draws import WeightedDraws
 from .errors import DataError
 from .masks import MAX_PIXELS, cell_name, read_image, read_label_map, read_mask
+from .rare import RareClassCrops
 from .sources.mixture import WEIGHT
 from .targets import OnBadSample, Skipped, classes_present
 from .zero import zero_is_void, zero_mask
+
+_RARE = 1  # keeps the draws of rare classes apart from those of crops
 
 
 def _label_tensor(label_map: np.ndarray) -> torch.Tensor:
@@ -47,7 +50,11 @@ def sample_key(name: str, copy: int = 0) -> int:
 
 
 def training_item(
-    transform: TrainTransform, image: Image.Image, label_map: np.ndarray, seed: Sequence[int]
+    transform: TrainTransform,
+    image: Image.Image,
+    label_map: np.ndarray,
+    seed: Sequence[int],
+    focus: int | None = None,
 ) -> dict[str, Any]:
     """One training sample. Every way of reading data ends here.
 
@@ -55,12 +62,13 @@ def training_item(
         image: upright RGB.
         label_map: (H, W) train ids.
         seed: decides the augmentation.
+        focus: a class that the crop is placed about.
 
     Returns:
         `pixel_values` (3, S, S) uint8, `labels` (S, S) uint8 or int32 train ids, `class_labels` (N,) int64, the classes
         present.
     """
-    pixels, labels = transform(image, label_map, np.random.default_rng(seed))
+    pixels, labels = transform(image, label_map, np.random.default_rng(seed), focus)
     channels_first = np.ascontiguousarray(pixels.transpose(2, 0, 1))
     cut = _label_tensor(labels)
     return {
@@ -84,6 +92,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         max_pixels: larger pictures are refused.
         on_bad_sample: what to do about a file that could be read when the targets were prepared and no longer can:
             `error` raises, `skip` puts the next good sample in its place, with a crop of its own.
+        rare: puts another row in the place of some, for a rare class that the crop is then placed about.
     """
 
     def __init__(
@@ -93,6 +102,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         seed: int = 0,
         max_pixels: int = MAX_PIXELS,
         on_bad_sample: OnBadSample = "error",
+        rare: RareClassCrops | None = None,
     ) -> None:
         self.ids: list[str] = list(dataset["id"])
         self.draws = WeightedDraws(dataset[WEIGHT], seed) if WEIGHT in dataset.column_names else None
@@ -102,6 +112,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.max_pixels = max_pixels
         self.on_bad_sample = on_bad_sample
+        self.rare = rare
         # In shared memory: workers that persist from epoch to epoch see it change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -122,11 +133,16 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         epoch, draw = int(self._epoch), tuple[int, ...]()
         if self.draws is not None:
             index, draw = self.draws.row(index, epoch), (index,)  # a row drawn again is cut in another way
+        focus = None
+        if self.rare is not None:
+            rng = np.random.default_rng((_RARE, self.seed, epoch, int(self.keys[index]), *draw))
+            if (drawn := self.rare.draw(rng)) is not None:
+                (index, focus), draw = drawn, (index, *draw)
         skipped: list[Skipped] = []
         for step in range(len(self.dataset)):
             place = (index + step) % len(self.dataset)
             try:
-                item = self._item(place, (self.seed, epoch, int(self.keys[place]), step, *draw))
+                item = self._item(place, (self.seed, epoch, int(self.keys[place]), step, *draw), focus)
             except DataError as error:
                 if self.on_bad_sample == "error":
                     raise
@@ -135,10 +151,10 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
                 return item | ({"skipped": skipped} if self.on_bad_sample == "skip" else {})
         raise DataError(f"none of the {len(self.ids)} training samples can be read any more; {skipped[0].reason}")
 
-    def _item(self, place: int, seed: Sequence[int]) -> dict[str, Any]:
+    def _item(self, place: int, seed: Sequence[int], focus: int | None) -> dict[str, Any]:
         row = self.dataset[place]
-        image = read_image(row["image"], self.max_pixels)
-        return {"index": place, **training_item(self.transform, image, read_label_map(row["label_map"]), seed)}
+        image, label_map = read_image(row["image"], self.max_pixels), read_label_map(row["label_map"])
+        return {"index": place, **training_item(self.transform, image, label_map, seed, focus)}
 
 
 class EvalDataset(Dataset[dict[str, Any]]):

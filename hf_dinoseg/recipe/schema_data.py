@@ -20,6 +20,11 @@ class _Data(Section):
     scale: tuple[float, float] = Field((0.5, 2.0), description="smallest and largest resize before the crop")
     max_class_share: float = Field(0.75, gt=0, le=1, description="no class fills more of a crop (void not counted)")
     flip: bool = Field(True, description="mirror half of the crops, left to right")
+    vertical_flip: bool = Field(False, description="mirror half of the crops, top to bottom: aerial, medical pictures")
+    rotation: float = Field(0.0, ge=0, le=180, description="largest angle that crops are turned by, in degrees")
+    rare_class_crops: float = Field(
+        0.0, ge=0, le=1, description="share of crops drawn for a rare class: a picture that holds it, about its pixels"
+    )
     photometric: bool = Field(True, description="jitter brightness, contrast, saturation and hue")
     on_bad_sample: Literal["error", "skip"] = Field(
         "error",

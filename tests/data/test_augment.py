@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.ndimage import affine_transform
 
 from hf_dinoseg.data import TrainTransform, augment
 
@@ -60,33 +60,43 @@ def test_upscaled_pixels_and_labels_have_no_bias(scale: float) -> None:
     assert abs(np.mean(differences)) < 0.05  # half an output pixel is 0.17 or more
 
 
-@pytest.mark.parametrize("scale, size", [(0.5, (125, 100)), (2.0, (500, 400)), (1.0, (250, 200))])
-def test_the_crop_is_the_one_that_resizing_the_whole_picture_would_give(scale: float, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("scale", [0.5, 0.8, 1.0, 1.6, 2.0])
+def test_the_crop_is_what_pillow_makes_of_the_same_box(scale: float) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     label_map = coordinates()[1]
-    whole = np.asarray(Image.fromarray(noise).resize(size, Image.Resampling.BILINEAR)).astype(int)
-    whole_labels = np.asarray(Image.fromarray(label_map.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
+    side = round(80 / scale)
     for seed in range(4):
         pixels, labels = transform(80, scale=(scale, scale))(
             Image.fromarray(noise), label_map, np.random.default_rng(seed)
         )
-        # Magnified, a label stands in several places where the crop may begin; at one of them all agrees.
-        places = [np.s_[top : top + 80, left : left + 80] for top, left in np.argwhere(whole_labels == labels[0, 0])]
-        place = next(p for p in places if np.array_equal(whole_labels[p], labels))
-        assert np.abs(whole[place] - pixels).max() <= 1
+        first = int((0.5 * side) // 80)  # the source pixel under the first output pixel's middle, from the box's start
+        left, top = int(labels[0, 0]) % WIDTH - first, int(labels[0, 0]) // WIDTH - first
+        box = (left, top, left + side, top + side)
+        expected = Image.fromarray(noise).crop(box).resize((80, 80), Image.Resampling.BILINEAR)
+        assert np.abs(np.asarray(expected).astype(int) - pixels).max() <= 2  # rounded at other steps
+        nearest = Image.fromarray(label_map.astype(np.int32)).crop(box).resize((80, 80), Image.Resampling.NEAREST)
+        assert (np.asarray(nearest) == labels).all()
 
 
-def test_only_the_kept_region_is_resized(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = []
-    resize = Image.Image.resize
+def test_only_the_kept_region_is_resampled_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    resize, warp = augment.resize_bilinear, Image.Image.transform
 
-    def recorded(self: Image.Image, size: tuple[int, int], *args: Any, **options: Any) -> Image.Image:
-        sizes.append(size)
-        return resize(self, size, *args, **options)
+    def resized(pixels: np.ndarray, *size: int) -> np.ndarray:
+        calls.append((pixels.shape[:2], size))
+        return resize(pixels, *size)
 
-    monkeypatch.setattr(Image.Image, "resize", recorded)
+    def warped(self: Image.Image, *args: Any, **options: Any) -> Image.Image:
+        calls.append((self.mode, args[0]))
+        return warp(self, *args, **options)
+
+    monkeypatch.setattr(augment, "resize_bilinear", resized)
+    monkeypatch.setattr(Image.Image, "transform", warped)
     transform(64, scale=(2, 2))(*coordinates(), np.random.default_rng(0))
-    assert sizes == [(64, 64)]
+    assert calls == [((32, 32), (64, 64))]
+    calls.clear()
+    transform(64, scale=(2, 2), rotation=90)(*coordinates(), np.random.default_rng(0))
+    assert calls == [("I", (64, 64)), ("RGB", (64, 64))]
 
 
 def test_nothing_changes_where_nothing_is_asked_for() -> None:
@@ -122,20 +132,176 @@ def test_padding_along_one_side_only() -> None:
     assert filled.sum() == 4000 and len(np.unique(labels[filled])) == 4000
 
 
-@settings(max_examples=120, deadline=None)
-@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 24), st.floats(0.1, 4), st.integers(0, 5), st.booleans())
-def test_any_size_gives_a_full_crop_of_known_labels(
-    width: int, height: int, crop: int, scale: float, seed: int, photometric: bool
+@settings(max_examples=150, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    crop=st.integers(1, 24),
+    scale=st.floats(0.1, 4),
+    rotation=st.sampled_from([0.0, 0.0, 10.0, 180.0]),
+    seed=st.integers(0, 5),
+    photometric=st.booleans(),
+    focus=st.sampled_from([None, 1, 2, 7]),
+    wide=st.booleans(),
+)
+def test_any_size_gives_a_full_crop_of_known_labels_padded_with_void_never_class_0(
+    size: tuple[int, int],
+    crop: int,
+    scale: float,
+    rotation: float,
+    seed: int,
+    photometric: bool,
+    focus: int | None,
+    wide: bool,
 ) -> None:
-    label_map = np.random.default_rng(seed).integers(0, 3, (height, width), np.uint8)
-    apply = TrainTransform(crop, scale=(scale, scale), max_class_share=0.6, photometric=photometric)
-    pixels, labels = apply(Image.new("RGB", (width, height), (9, 99, 199)), label_map, np.random.default_rng(seed))
-    assert pixels.shape == (crop, crop, 3) and labels.shape == (crop, crop)
-    assert set(np.unique(labels).tolist()) <= set(np.unique(label_map).tolist()) | {255}
-    kept = [crop if n * scale > crop else max(1, round(n * scale)) for n in (width, height)]
-    assert (labels != 255).sum() == kept[0] * kept[1]
+    width, height = size
+    void = 65535 if wide else 255
+    label_map = np.random.default_rng(seed).integers(1, 4, (height, width)).astype(np.uint16 if wide else np.uint8)
+    apply = TrainTransform(
+        crop,
+        scale=(scale, scale),
+        max_class_share=0.6,
+        photometric=photometric,
+        ignore_index=void,
+        rotation=rotation,
+        vertical_flip=True,
+    )
+    pixels, labels = apply(Image.new("RGB", size, (9, 99, 199)), label_map, np.random.default_rng(seed), focus)
+    assert pixels.shape == (crop, crop, 3) and labels.shape == (crop, crop) and pixels.dtype == np.uint8
+    assert labels.dtype == label_map.dtype and labels.flags.c_contiguous
+    assert set(np.unique(labels).tolist()) <= set(np.unique(label_map).tolist()) | {void}
+    if not rotation:
+        kept = [crop if n * scale > crop else max(1, round(n * scale)) for n in size]
+        assert (labels != void).sum() == kept[0] * kept[1]
     if not photometric:
         assert np.abs(pixels.astype(int) - (9, 99, 199)).max() <= 1
+
+
+def test_large_scale_jitter_pads_small_pictures_and_crops_large_ones() -> None:
+    image, label_map = coordinates()
+    apply = transform(100, scale=(0.1, 2.0))
+    filled = [float((apply(image, label_map, np.random.default_rng(s))[1] != 65535).mean()) for s in range(200)]
+    assert min(filled) < 0.1 and max(filled) == 1.0  # 25 × 20 of 100 × 100 at the smallest
+    # full from scale 0.5 on, which is 1.5 of the range's 1.9
+    assert 0.7 < np.mean(np.array(filled) == 1.0) < 0.87
+
+
+# ------------------------------------------------------------------ rotation and flips
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.7, 1.0, 1.9])
+@pytest.mark.parametrize("degrees", [-170.0, -30.0, 5.0, 88.0])
+def test_a_turned_crop_agrees_with_an_affine_warp_of_scipy(scale: float, degrees: float) -> None:
+    image, label_map = coordinates()
+    apply = transform(96)
+    rng = np.random.default_rng(0)
+    x, y = apply._draw_box(WIDTH, scale, rng, None), apply._draw_box(HEIGHT, scale, rng, None)
+    angle = np.radians(degrees)
+    # rows before columns; where output pixel `o` comes from: middle + turn · step · (o - middle of the output)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    steps = np.diag([(y.stop - y.start) / y.length, (x.stop - x.start) / x.length])
+    middle = np.array([y.start + y.stop, x.start + x.stop]) / 2 - 0.5
+    output_middle = np.array([y.offset + y.length / 2, x.offset + x.length / 2]) - 0.5
+    offset = middle - turn @ steps @ output_middle
+    shape = (96, 96)
+    # far outside is told by a margin of two pixels, so that the rim's rounding is not
+    numbered = np.pad(label_map.astype(np.int64), 2, constant_values=65535)
+    expected = affine_transform(
+        numbered, turn @ steps, offset + 2, shape, order=0, mode="constant", cval=65535, prefilter=False
+    )
+    labels = apply._labels(label_map, x, y, float(angle))
+    assert (labels == expected).mean() > 0.98  # pixels whose source lies between two pixels may fall either way
+    # and those are next to one another
+    both = (labels != 65535) & (expected != 65535)
+    apart = [
+        np.abs(labels[both] % WIDTH - expected[both] % WIDTH),
+        np.abs(labels[both] // WIDTH - expected[both] // WIDTH),
+    ]
+    assert max(int(a.max()) for a in apart) <= 1
+    smooth = [
+        affine_transform(np.asarray(image)[..., c].astype(float), turn @ steps, offset, shape, order=1, mode="nearest")
+        for c in range(3)
+    ]
+    pixels = apply._turned(image, x, y, float(angle), None)
+    inner = labels != 65535
+    inner[inner] &= (np.abs(labels[inner] % WIDTH - WIDTH / 2) < WIDTH / 2 - 5) & (
+        np.abs(labels[inner] // WIDTH - HEIGHT / 2) < HEIGHT / 2 - 5
+    )
+    assert np.abs(pixels[inner] - np.stack(smooth, -1)[inner]).max() <= 1.01
+
+
+@pytest.mark.parametrize("scale", [0.4, 1.0, 1.7])
+def test_turned_and_mirrored_pixels_and_labels_stay_aligned(scale: float) -> None:
+    image, label_map = coordinates()
+    negative = Image.fromarray(255 - np.asarray(image))  # whatever rounding does, it does to both
+    apply = transform(96, scale=(scale, scale), rotation=180, flip=True, vertical_flip=True)
+    angles = set()
+    for seed in range(20):
+        pixels, labels = apply(image, label_map, np.random.default_rng(seed))
+        inverse = apply(negative, label_map, np.random.default_rng(seed))[0]
+        column, row = labels.astype(int) % WIDTH, labels.astype(int) // WIDTH
+        inner = (labels != 65535) & (column > 4) & (column < WIDTH - 5) & (row > 4) & (row < HEIGHT - 5)
+        assert inner.sum() > 96
+        for channel, place in ((0, column), (1, row)):
+            found = (pixels[..., channel].astype(float) + 255 - inverse[..., channel]) / 2
+            difference = (found - place)[inner]
+            assert np.abs(difference).max() <= 1.1 and abs(difference.mean()) < 0.1
+        angles.add(round(float(column[40, 60] - column[40, 40]), 1))
+    assert len(angles) > 8
+
+
+def test_a_turned_corner_without_picture_is_void_and_of_the_mean_colour() -> None:
+    pixels, labels = transform(64, rotation=180)(
+        Image.new("RGB", (64, 64), (10, 20, 30)), np.ones((64, 64), np.uint16), np.random.default_rng(3)
+    )
+    assert 0.02 < (labels == 65535).mean() < 0.25 and set(np.unique(labels)) == {1, 65535}
+    assert (pixels == (10, 20, 30)).all()
+
+
+def test_vertical_flips_are_drawn_half_of_the_time_and_for_themselves() -> None:
+    image, label_map = coordinates(40, 30)
+    apply = transform(20, flip=True, vertical_flip=True)
+    seen = []
+    for seed in range(400):
+        _, labels = apply(image, label_map, np.random.default_rng(seed))
+        seen.append((bool(labels[0, 0] > labels[0, 19]), bool(labels[5, 0] > labels[15, 0])))
+    for kind in [(a, b) for a in (False, True) for b in (False, True)]:
+        assert 70 < seen.count(kind) < 130
+
+
+# ------------------------------------------------------------------ crops about a class
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+def test_a_focused_crop_holds_its_class_in_the_middle_half(scale: float) -> None:
+    image = coordinates()[0]
+    label_map = np.zeros((HEIGHT, WIDTH), np.uint8)
+    label_map[90:110, 120:140] = 1
+    label_map[0, 0] = 2
+    apply = transform(48, scale=(scale, scale), ignore_index=255)
+    places = set()
+    for seed in range(60):
+        labels = apply(image, label_map, np.random.default_rng(seed), focus=1)[1]
+        assert (labels[10:38, 10:38] == 1).any()
+        rows, columns = np.nonzero(labels == 1)
+        places.add((int(rows.min()), int(columns.min())))
+        corner = apply(image, label_map, np.random.default_rng(seed), focus=2)[1]
+        if scale >= 1:
+            assert corner[0, 0] == 2  # the picture ends there, so the crop does
+        other = apply(image, label_map, np.random.default_rng(seed), focus=7)[1]
+        assert (other == apply(image, label_map, np.random.default_rng(seed))[1]).all()
+    assert len(places) > 10
+
+
+def test_a_focused_crop_is_about_any_pixel_of_the_class_alike() -> None:
+    label_map = np.zeros((100, 400), np.uint8)
+    label_map[50, 100:102] = 1
+    label_map[50, 300] = 1  # a third of its pixels
+    apply = transform(32, ignore_index=255)
+    found = [
+        int((apply(Image.new("RGB", (400, 100)), label_map, np.random.default_rng(s), 1)[1] == 1).sum())
+        for s in range(300)
+    ]
+    assert set(found) == {1, 2} and 70 < found.count(1) < 130
 
 
 def share_by_hand(labels: np.ndarray) -> float:
@@ -235,50 +401,7 @@ def test_scales_are_drawn_over_the_whole_range() -> None:
     assert 1.1 < np.mean(steps) < 1.4
 
 
-# ------------------------------------------------------------------ colour
-
-
-def test_hue_matrix_turns_red_to_green_to_blue_and_keeps_greys() -> None:
-    assert np.allclose(augment.hue_matrix(0), np.eye(3))
-    assert np.allclose(augment.hue_matrix(1 / 3) @ [1, 0, 0], [0, 1, 0])
-    assert np.allclose(augment.hue_matrix(1 / 3) @ [0, 1, 0], [0, 0, 1])
-    for turn in (-0.07, 0.03, 0.4):
-        assert np.allclose(augment.hue_matrix(turn) @ np.full(3, 0.6), 0.6)
-        turned = augment.hue_matrix(turn) @ [0.6, 0.4, 0.4]  # pale: HSV's hexagon and the circle nearly agree
-        if abs(turn) < 0.1:
-            assert abs((colorsys.rgb_to_hsv(*turned)[0] - turn + 0.5) % 1 - 0.5) < 0.01
-
-
-def test_saturation_matrix_keeps_luma_and_scales_the_distance_from_grey() -> None:
-    color = np.array([200.0, 50.0, 120.0])
-    luma = 0.299 * 200 + 0.587 * 50 + 0.114 * 120
-    assert np.allclose(augment.saturation_matrix(0) @ color, luma)
-    assert np.allclose(augment.saturation_matrix(1) @ color, color)
-    assert np.allclose(augment.saturation_matrix(1.5) @ color, luma + 1.5 * (color - luma))
-
-
-def test_colour_changes_stay_in_range_and_are_each_drawn_half_of_the_time() -> None:
-    drawn = [augment.color_matrix(np.random.default_rng(seed)) for seed in range(3000)]
-    assert 0.045 < np.mean([matrix is None for matrix in drawn]) < 0.08  # 1/16: none of four
-    matrices = np.array([matrix for matrix in drawn if matrix is not None]).reshape(-1, 3, 4)
-    # Of a grey, hue and saturation leave all as it is: it tells contrast and brightness alone.
-    contrast = matrices[..., :3].sum(axis=2)
-    assert np.ptp(contrast, axis=1).max() < 1e-9
-    assert 0.5 <= contrast.min() < 0.52 and 1.48 < contrast.max() <= 1.5
-    brightness = matrices[..., 3] / contrast
-    assert np.ptp(brightness, axis=1).max() < 1e-9
-    assert -32 <= brightness.min() < -31 and 31 < brightness.max() <= 32
-    for change in (np.abs(brightness[:, 0]) > 1e-9, np.abs(contrast[:, 0] - 1) > 1e-9):
-        assert 0.47 < change.sum() / 3000 < 0.53
-    # What is left is saturation and hue. A hue's turn keeps R + G + B; saturation's change moves it for pure colours.
-    rest = matrices[..., :3] / contrast[:, :1, None]
-    assert np.allclose(rest.sum(axis=2), 1)
-    # The determinant of a turn is 1, that of the saturation's change is the factor squared.
-    saturation = np.sqrt(np.linalg.det(rest))
-    assert 0.5 <= saturation.min() < 0.52 and 1.48 < saturation.max() <= 1.5
-    turned = rest[np.abs(saturation - 1) < 1e-9]
-    angle = np.degrees(np.arccos(np.clip((np.trace(turned, axis1=1, axis2=2) - 1) / 2, -1, 1)))
-    assert 24 < angle.max() <= 360 * 18 / 255 + 1e-6
+# ------------------------------------------------------------------ colours
 
 
 def test_photometric_jitter_changes_pixels_and_never_labels() -> None:
@@ -310,6 +433,7 @@ def test_a_colour_matrix_is_applied_with_rounding_and_cut_at_the_ends(monkeypatc
         ({"crop_size": 8, "scale": (2.0, 0.5)}, "smaller one first"),
         ({"crop_size": 8, "scale": (0, 1)}, "above 0"),
         ({"crop_size": 8, "max_class_share": 0}, "max_class_share is 0"),
+        ({"crop_size": 8, "rotation": 200}, "rotation is 200"),
     ],
 )
 def test_arguments_that_cannot_work_are_refused(options: dict[str, Any], message: str) -> None:

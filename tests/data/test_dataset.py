@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from hf_dinoseg.data import (
     DataError,
     EvalDataset,
+    RareClassCrops,
     SegmentationDataset,
     TrainTransform,
     collate,
@@ -24,6 +25,7 @@ from hf_dinoseg.data import (
     read_image,
     read_label_map,
 )
+from hf_dinoseg.data.masks import encode_label_map
 from hf_dinoseg.data.sources import FEATURES
 from hf_dinoseg.labels import LabelSpace
 
@@ -96,6 +98,38 @@ def test_a_dataset_can_be_sent_to_a_process_that_is_not_forked(prepared: Dataset
     data = make(prepared)
     data.set_epoch(3)
     assert same(pickle.loads(pickle.dumps(data))[0], data[0])
+
+
+def test_rare_classes_bring_their_picture_and_their_crop_and_resume_exactly(prepared: Dataset) -> None:
+    rows = prepared.to_list()
+    for i, row in enumerate(rows):  # the disc is in picture 2 alone
+        label_map = read_label_map(row["label_map"]).copy()
+        if i != 2:
+            label_map[label_map == 3] = 0
+        row["label_map"], counts = encode_label_map(label_map), np.bincount(label_map.ravel(), minlength=4)
+        row["class_labels"], row["pixel_counts"] = np.flatnonzero(counts).tolist(), counts[counts > 0].tolist()
+    changed = Dataset.from_list(rows, features=prepared.features)
+
+    def make_rare(share: float) -> SegmentationDataset:
+        rare = RareClassCrops(share, changed["class_labels"][:], changed["pixel_counts"][:])
+        rare.probabilities = (rare.classes == 3).astype(float)
+        return SegmentationDataset(changed, TrainTransform(24, scale=(1, 1)), rare=rare)
+
+    data = make_rare(1.0)
+    for epoch in range(4):
+        data.set_epoch(epoch)
+        for i in range(len(data)):
+            item = data[i]
+            assert item["index"] == 2 and 3 in item["class_labels"].tolist()
+            again = make_rare(1.0)
+            again.set_epoch(epoch)
+            assert same(item, again[i])
+    half = make_rare(0.5)
+    taken = []
+    for epoch in range(20):
+        half.set_epoch(epoch)
+        taken += [half[i]["index"] == i for i in (0, 1, 3)]
+    assert 15 < sum(taken) < 45
 
 
 def test_wide_label_maps_become_int32() -> None:

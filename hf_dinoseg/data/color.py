@@ -1,0 +1,42 @@
+"""Photometric jitter: brightness, contrast, saturation and hue as one matrix, because all four are affine in colour."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def color_matrix(rng: np.random.Generator) -> tuple[float, ...] | None:
+    """A random photometric change as the 3×4 matrix, row by row, of `Image.convert("RGB", matrix)`.
+
+    Each with probability one half: brightness ± 32 of 255, then contrast × 0.5 to 1.5, saturation × 0.5 to 1.5, hue
+    turned by ± 18/255 of a full turn (the ranges of SSD's photometric distortion, https://arxiv.org/abs/1512.02325).
+    All four are affine in RGB when saturation is measured from the luma and hue turns about the grey axis; as one
+    matrix they cost one pass, and values are cut to 0..255 once, at the end.
+
+    Returns:
+        12 numbers, or None when no change was drawn.
+    """
+    chances = rng.random(4) < 0.5
+    draws = rng.uniform(-1, 1, 4)
+    if not chances.any():
+        return None
+    brightness, contrast, saturation, hue = np.where(chances, draws, 0.0)
+    linear = hue_matrix(hue * 18 / 255) @ saturation_matrix(1 + saturation / 2) * (1 + contrast / 2)
+    offset = linear @ np.full(3, brightness * 32)
+    return tuple(float(v) for v in np.column_stack([linear, offset]).ravel())
+
+
+def saturation_matrix(factor: float) -> np.ndarray:
+    """3×3: every colour moved to `factor` times its distance from the grey of the same luma (ITU-R BT.601)."""
+    luma = np.array([0.299, 0.587, 0.114])
+    return factor * np.eye(3) + (1 - factor) * np.outer(np.ones(3), luma)
+
+
+def hue_matrix(turn: float) -> np.ndarray:
+    """3×3: rotation of RGB about the grey axis by `turn` full turns (Rodrigues); a third makes red green."""
+    angle = 2 * math.pi * turn
+    even, odd = (1 - math.cos(angle)) / 3, math.sin(angle) / math.sqrt(3)
+    same, before, after = math.cos(angle) + even, even - odd, even + odd
+    return np.array([[same, before, after], [after, same, before], [before, after, same]])
