@@ -1,6 +1,7 @@
 """Inference: one path from pictures to label maps, in training, on the command line and in Python."""
 
 from .background import Background
+from .large import is_large, segment_large
 from .segmenter import SegmentationResult, Segmenter
 from .sliding_window import predict_best, predict_label_map, predict_scores
 from .windows import window_positions
@@ -9,8 +10,10 @@ __all__ = [
     "Background",
     "SegmentationResult",
     "Segmenter",
+    "is_large",
     "predict_best",
     "predict_label_map",
     "predict_scores",
+    "segment_large",
     "window_positions",
 ]

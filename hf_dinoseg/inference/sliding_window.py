@@ -27,7 +27,9 @@ class RowScores(Protocol):
     """Something that gives class scores for rows, asked from top to bottom."""
 
     @property
-    def channels(self) -> int: ...
+    def row_values(self) -> int:
+        """The most values of one picture that are held for each row while rows are computed."""
+        ...
 
     def rows(self, top: int, bottom: int) -> torch.Tensor:
         """(B, C, bottom - top, W) float32."""
@@ -133,7 +135,7 @@ def predict_best(
 def score_strips(sources: list[RowScores], size: Size) -> Iterator[tuple[int, torch.Tensor]]:
     """(first row, mean scores (B, C, rows, W) of the sources), top to bottom."""
     first = sources[0].rows(0, 1)
-    per_strip = rows_per_strip(first, sources[0].channels * size[1])
+    per_strip = rows_per_strip(first, sources[0].row_values)
     for top in range(0, size[0], per_strip):
         bottom = min(top + per_strip, size[0])
         total = sources[0].rows(top, bottom)
@@ -153,8 +155,8 @@ class Resized:
         self._share = (place - self._above)[:, None]
 
     @property
-    def channels(self) -> int:
-        return self.source.channels
+    def row_values(self) -> int:
+        return self.source.row_values * max(1, -(-self.size[1] // self.source_size[1]))
 
     def rows(self, top: int, bottom: int) -> torch.Tensor:
         """(B, C, bottom - top, W) float32 scores."""
@@ -175,8 +177,8 @@ class Mirrored:
         self.source = source
 
     @property
-    def channels(self) -> int:
-        return self.source.channels
+    def row_values(self) -> int:
+        return self.source.row_values
 
     def rows(self, top: int, bottom: int) -> torch.Tensor:
         """(B, C, bottom - top, W) float32 scores."""

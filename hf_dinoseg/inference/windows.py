@@ -114,10 +114,11 @@ class WindowScores:
         self._column_total = _coverage(lefts, self._of_column, size[1])
 
     @property
-    def channels(self) -> int:
-        """The most values per pixel that are held while rows are computed."""
+    def row_values(self) -> int:
+        """The most values of one picture that are held for each row while rows are computed."""
         self._look(1)
-        return self._seen[0][3].channels
+        first = self._seen[0][3]
+        return max(first.row_values, first.num_labels * self.size[1])
 
     def rows(self, top: int, bottom: int) -> torch.Tensor:
         """(B, C, bottom - top, W) float32 scores. `top` never decreases from call to call."""

@@ -32,7 +32,7 @@ class ScoreMap:
 
     Attributes:
         num_labels: C.
-        channels: the most values per pixel that are held while rows are computed.
+        row_values: the most values that are held for each row while rows are computed.
     """
 
     def __init__(self, outputs: Any, size: tuple[int, int]) -> None:
@@ -46,7 +46,7 @@ class ScoreMap:
             classes = outputs.class_queries_logits.float().softmax(dim=-1)[..., :-1]
             self._weights = classes.transpose(1, 2).contiguous()
             self.num_labels = classes.shape[-1]
-        self.channels = max(self._maps.shape[1], self.num_labels)
+        self.row_values = max(self._maps.shape[1], self.num_labels) * self.width
         # Row by row the bilinear rule is a mix of two source rows, clamped at the edges.
         rows = self._maps.shape[2]
         centres = torch.arange(self.height, dtype=torch.float32, device=self._maps.device) + 0.5
@@ -66,7 +66,7 @@ class ScoreMap:
 
     def strips(self) -> Iterator[tuple[int, Tensor]]:
         """(first row, scores of some rows from there on), top to bottom."""
-        per_strip = rows_per_strip(self._maps, self.channels * self.width)
+        per_strip = rows_per_strip(self._maps, self.row_values)
         for top in range(0, self.height, per_strip):
             yield top, self.rows(top, min(top + per_strip, self.height))
 
