@@ -27,7 +27,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hub": LOWER | {"recipe", "doctor", "version"},
     "build": LOWER | {"recipe", "doctor", "hub", "training", "version"},
     "dry_run": {"labels", "data", "recipe", "build"},
-    "cli": LOWER | {"recipe", "doctor", "hub", "training", "build", "dry_run", "version"},
+    "calibrate": LOWER | {"recipe", "hub", "training", "build"},
+    "cli": LOWER | {"recipe", "doctor", "hub", "training", "build", "dry_run", "calibrate", "version"},
 }
 TRAVELS_WITH = {"torch", "transformers", "numpy", "PIL"}
 DEVICES = ("cuda", "mps", "xpu", "npu", "hpu")

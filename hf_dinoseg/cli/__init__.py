@@ -13,6 +13,7 @@ import typer
 
 from ..version import __version__
 from ._errors import ErrorBoundary
+from .calibrate import calibrate
 from .convert import convert
 from .doctor import doctor
 from .evaluate import evaluate
@@ -52,6 +53,7 @@ def _root(
 app.command("train")(train)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)
+app.command("calibrate")(calibrate)
 app.command("doctor")(doctor)
 app.command("push")(push)
 app.add_typer(convert, name="convert")

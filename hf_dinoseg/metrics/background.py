@@ -10,7 +10,8 @@ import torch
 from ..labels import LabelSpace
 from .confusion import confusion_matrix
 
-_BINS = 1000  # thresholds are told apart to a thousandth
+_PER_UNIT = 1000  # thresholds are told apart to a thousandth
+_BINS = 4 * _PER_UNIT  # scores of mask heads are sums over queries, and may exceed 1
 
 
 def background_matrices(
@@ -72,10 +73,10 @@ def _mean(values: np.ndarray) -> float:
 class ThresholdCurve:
     """IoU of id 0 against the classes, for every threshold on the best class's score. Pictures are added one at a time.
 
-    Scores are told apart to a thousandth; those of 1 and more count as the highest.
+    Scores are told apart to a thousandth; those of 4 and more count as the highest.
 
     Attributes:
-        of_zero, of_classes: (1000,) int64, pixels of id 0, and of the classes, by score.
+        of_zero, of_classes: (4000,) int64, pixels of id 0, and of the classes, by score.
     """
 
     def __init__(self) -> None:
@@ -84,18 +85,18 @@ class ThresholdCurve:
 
     def update(self, scores: torch.Tensor, truth: torch.Tensor, zero: torch.Tensor, ignore_index: int) -> None:
         """Add a picture: scores, truth (train ids) and where the mask says 0, all (H, W). Other void is left out."""
-        bins = (scores * _BINS).floor().clamp(0, _BINS - 1).to(torch.int64)
+        bins = (scores * _PER_UNIT).floor().clamp(0, _BINS - 1).to(torch.int64)
         self.of_zero += torch.bincount(bins[zero], minlength=_BINS).cpu()
         self.of_classes += torch.bincount(bins[(truth != ignore_index) & ~zero], minlength=_BINS).cpu()
 
     @property
     def thresholds(self) -> np.ndarray:
-        """(1000,) float64: 0, 0.001, … 0.999. At 0 every pixel has a class."""
-        return np.arange(_BINS) / _BINS
+        """(4000,) float64: 0, 0.001, … 3.999. At 0 every pixel has a class."""
+        return np.arange(_BINS) / _PER_UNIT
 
     @property
     def id0_iou(self) -> np.ndarray:
-        """(1000,) IoU of "score below the threshold" with id 0; NaN everywhere if no pixel is of id 0."""
+        """(4000,) IoU of "score below the threshold" with id 0; NaN everywhere if no pixel is of id 0."""
         total = int(self.of_zero.sum())
         found, wrong = (np.concatenate(([0], np.cumsum(h.numpy())[:-1])) for h in (self.of_zero, self.of_classes))
         return found / (total + wrong) if total else np.full(_BINS, np.nan)

@@ -60,7 +60,7 @@ def test_the_chosen_threshold_is_the_best_of_all_tried_one_by_one():
         all_scores.append(scores)
     mask, scores = np.stack(masks), np.stack(all_scores)
     seen = mask != 255
-    tried = [iou((mask == 0)[seen], (scores < t)[seen]) for t in np.arange(1000, dtype=np.float32) / 1000]
+    tried = [iou((mask == 0)[seen], (scores < t)[seen]) for t in np.arange(4000, dtype=np.float32) / 1000]
     assert np.allclose(curve.id0_iou, tried, atol=1e-9)
     threshold, best = curve.best()
     assert best == max(tried) and 0.3 < threshold < 0.6

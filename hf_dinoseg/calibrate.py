@@ -1,0 +1,107 @@
+"""Choosing the score below which a pixel gets no class, where label 0 has none; see docs/background.md."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import DatasetDict
+from torch import nn
+from tqdm.auto import tqdm
+
+from . import build
+from .data import EvalDataset, zero_is_void
+from .hub.describe import METRICS_FILE, write_json
+from .inference import predict_best
+from .metrics import ThresholdCurve
+from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor
+from .recipe import Recipe, load_recipe
+from .training import RunError
+from .training.run_folder import RECIPE_FILE
+from .visualize.curve import draw_threshold_curve
+
+logger = logging.getLogger(__name__)
+
+RESULT_FILE, CURVE_FILE = "calibration.json", "calibration.png"
+
+
+def calibrate(checkpoint: str, recipe: Recipe) -> dict[str, Any]:
+    """Find the background threshold on a recipe's validation split, and store it in the checkpoint.
+
+    The threshold is the one at which "no class" overlaps best (IoU) with the pixels whose mask says 0. It goes into
+    `config.json` and `preprocessor_config.json`, so that every way to predict uses it. The checkpoint is then
+    evaluated, and the folder gets `calibration.json` (threshold, figures with and without it) and `calibration.png`
+    (the curve). `metrics.json` is brought up to date if the recipe's labels and data are those of the checkpoint's own.
+
+    Args:
+        checkpoint: a folder; it is written to.
+        recipe: where the data is, and how pictures are predicted.
+
+    Returns:
+        What `calibration.json` holds.
+
+    Raises:
+        RunError: if the checkpoint is no folder, or 0 is a class or cannot occur.
+        ValueError: if no mask of the split holds 0, or none a class.
+    """
+    folder = Path(checkpoint)
+    if not folder.is_dir():
+        raise RunError(f"{checkpoint} is no folder; the threshold is stored in the checkpoint, so download it first.")
+    if not zero_is_void(recipe.labels):
+        raise RunError(
+            f"{checkpoint}: in labels, id 0 is "
+            f"{'the class ' + repr(recipe.labels.classes[0]) if 0 in recipe.labels.classes else 'not used'}; a "
+            "threshold stands in for background only where 0 is void (reduce_zero_label, or 0 in ignore)."
+        )
+    model = DinoSegForSemanticSegmentation.from_pretrained(folder).eval()
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    processor = DinoSegImageProcessor.from_pretrained(folder)
+    split = build.build_data(recipe, DatasetDict(validation=build.build_source(recipe)["validation"]))["validation"]
+    dataset = build.build_eval_dataset(recipe, split, processor)
+    model = model if device is None else nn.Module.to(model, device)
+    curve = _measure(model, dataset, build.build_inference(recipe), recipe.labels.ignore_index)
+    threshold, iou = curve.best()
+    logger.info("threshold %.3f: no class overlaps with id 0 by %.4f", threshold, iou)
+    draw_threshold_curve(folder / CURVE_FILE, curve.thresholds, curve.id0_iou, threshold)
+    for name in ("config.json", "preprocessor_config.json"):
+        _store(folder / name, threshold)
+    asked = recipe.evaluation.model_copy(update={"background": "threshold", "background_threshold": threshold})
+    metrics = build.evaluate(checkpoint, dataclasses.replace(recipe, evaluation=asked))
+    if _is_own(folder, recipe):
+        old = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+        write_json(folder / METRICS_FILE, {**old, **metrics})
+    result = {**metrics["background"], "num_images": metrics["num_images"]}
+    write_json(folder / RESULT_FILE, result)
+    return result
+
+
+@torch.inference_mode()
+def _measure(model: nn.Module, dataset: EvalDataset, inference: dict[str, Any], ignore_index: int) -> ThresholdCurve:
+    curve = ThresholdCurve()
+    parameter = next(model.parameters())
+    for index in tqdm(range(len(dataset)), unit="picture", desc="Calibrating", disable=None):
+        item = dataset[index]
+        if item["index"] < 0:  # could not be read; the dataset has said so
+            continue
+        pixel_values = item["pixel_values"].to(device=parameter.device, dtype=parameter.dtype)
+        size = (item["labels"].shape[0], item["labels"].shape[1])
+        scores = predict_best(model, pixel_values, size, **inference)[1][0].cpu()
+        curve.update(scores, item["labels"], item["zero"], ignore_index)
+    return curve
+
+
+def _store(path: Path, threshold: float) -> None:
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings["background_threshold"] = threshold
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _is_own(folder: Path, recipe: Recipe) -> bool:
+    if not (folder / RECIPE_FILE).is_file() or not (folder / METRICS_FILE).is_file():
+        return False
+    own = load_recipe(folder / RECIPE_FILE)
+    return own.labels == recipe.labels and own.data == recipe.data
