@@ -28,7 +28,7 @@ from .data import (
 )
 from .doctor import BAD_SAMPLE_CODES, check_backbone_processor, quick_checks
 from .hub.converters import init_head_from
-from .hub.describe import METRICS_FILE, describe, write_json
+from .hub.describe import METRICS_FILE, describe, hardware, write_json
 from .hub.push_callback import PushCallback
 from .inference import Background
 from .labels import LabelSpace
@@ -274,6 +274,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
     metrics["step"] = step
     metrics["train_images"] = len(data["train"])
     metrics["seconds"] = round(time.time() - started, 1)
+    metrics["hardware"] = hardware(args.device, args.world_size)
     trainer.save_model()
     later = trainer.gather_skipped()
     if args.process_index == 0:

@@ -83,6 +83,7 @@ def model_card(
         base_model = backbone
     license = license or recipe["hub"]["license"] or default_license(base_model or backbone)
     derived = default_license(base_model or backbone) == DINOV3_LICENSE["license"]
+    dinov3 = ["dinov3"] if "dinov3" in str(base_model or backbone).lower() else []
     checkpoint = recipe["hub"]["repo_id"] or recipe["training"]["output_dir"]
     title = Path(checkpoint).name or "dinoseg"
     dataset = _dataset_name(recipe["data"])
@@ -93,10 +94,11 @@ def model_card(
         base_model=base_model,
         pipeline_tag="image-segmentation",
         library_name="transformers",
-        tags=["image-segmentation", "semantic-segmentation", "dinov3", recipe["model"]["head"], "hf-dinoseg"],
+        tags=["image-segmentation", "semantic-segmentation", *dinov3, recipe["model"]["head"], "hf-dinoseg"],
+        datasets=_hub_datasets(recipe["data"]) or None,
         metrics=["mean_iou"],
         model_name=title,
-        eval_results=_eval_results(metrics, dataset) or None,
+        eval_results=_eval_results(metrics, recipe["data"]) or None,
     )
     card = ModelCard.from_template(
         card_data,
@@ -111,17 +113,19 @@ def model_card(
         panel=panel,
         labels=_label_rows(space),
         zero_text=_zero_text(space),
-        void_text=_void_text(space),
+        void_text=_void_text(space, recipe["evaluation"].get("background_threshold")),
+        threshold=recipe["evaluation"].get("background_threshold"),
         merge_text=", ".join(f"{a} is learned and answered as {b}" for a, b in space.merge.items()),
         results_text=_results_text(metrics, dataset),
-        means=[(name, _percent(metrics[key])) for key, name in _MEANS.items() if key in metrics],
+        means=_mean_rows(metrics),
         per_class=_class_rows(space, metrics),
+        interval_text=_interval_text(metrics),
         inference_text=_inference_text(recipe["evaluation"]),
         training_text=_training_text(recipe, metrics),
         recipe_yaml=write_yaml(recipe).rstrip(),
         versions=", ".join(f"{name} {version}" for name, version in (metrics.get("versions") or {}).items()),
         license_text=_license_text(license, derived),
-        citations="\n\n".join(_CITATIONS[key] for key in ("dinov3", recipe["model"]["head"]) if key in _CITATIONS),
+        citations="\n\n".join(_CITATIONS[key] for key in (*dinov3, recipe["model"]["head"]) if key in _CITATIONS),
     )
     return str(card)
 
@@ -148,11 +152,19 @@ def _dataset_name(data: Mapping[str, Any]) -> str:
     return Path(place).resolve().name if place is not None else str(data["source"])
 
 
-def _eval_results(metrics: Mapping[str, Any], dataset: str) -> list[EvalResult]:
+def _hub_datasets(data: Mapping[str, Any]) -> list[str]:
+    """The Hub ids of the data sets, for the repositories' links to one another."""
+    if data["source"] == "mixture":
+        return list(dict.fromkeys(name for entry in data["sources"] for name in _hub_datasets(entry)))
+    return [data["repo_id"]] if data["source"] == "hub" and _is_hub_id(data["repo_id"]) else []
+
+
+def _eval_results(metrics: Mapping[str, Any], data: Mapping[str, Any]) -> list[EvalResult]:
+    dataset, on_hub = _dataset_name(data), _hub_datasets(data)
     return [
         EvalResult(
             task_type="image-segmentation",
-            dataset_type=re.sub(r"[^\w.-]+", "-", dataset).lower(),
+            dataset_type=on_hub[0] if [dataset] == on_hub else re.sub(r"[^\w.-]+", "-", dataset).lower(),
             dataset_name=dataset,
             dataset_split="validation",
             metric_type=key,
@@ -170,6 +182,12 @@ def _is_figure(value: Any) -> bool:
 
 def _percent(value: Any) -> str:
     return f"{100 * value:.2f}" if _is_figure(value) else "-"
+
+
+def _span(interval: Any) -> str:
+    """An interval in per cent, or nothing where there is none."""
+    known = isinstance(interval, (list, tuple)) and len(interval) == 2 and all(map(_is_figure, interval))
+    return f"{_percent(interval[0])} to {_percent(interval[1])}" if known else ""
 
 
 def _cell(text: str) -> str:
@@ -190,15 +208,35 @@ def _label_rows(space: LabelSpace) -> list[dict[str, Any]]:
     ]
 
 
+def _mean_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    return [
+        (name, _percent(metrics[key]), _span(metrics.get(f"{key}_interval")))
+        for key, name in _MEANS.items()
+        if key in metrics
+    ]
+
+
 def _class_rows(space: LabelSpace, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for i in space.original_ids:
+        key = f"{i} {space.classes[i]}"
         figures = {
-            name: _percent((metrics.get(f"per_category_{name}") or {}).get(f"{i} {space.classes[i]}"))
-            for name in ("iou", "dice", "accuracy")
+            name: _percent((metrics.get(f"per_category_{name}") or {}).get(key)) for name in ("iou", "dice", "accuracy")
         }
-        rows.append({"id": i, "name": _cell(space.classes[i]), **figures})
+        span = _span((metrics.get("per_category_iou_interval") or {}).get(key))
+        rows.append({"id": i, "name": _cell(space.classes[i]), "span": span, **figures})
     return rows
+
+
+def _interval_text(metrics: Mapping[str, Any]) -> str:
+    """What the intervals are; empty where none was computed."""
+    if not _span(metrics.get("mean_iou_interval")):
+        return ""
+    level = round(100 * metrics["interval"]["level"])
+    return (
+        f"Intervals of {level} % over the images: the set drawn again from itself {metrics['interval']['resamples']} "
+        "times. They say how the figures vary with the choice of pictures, and nothing about another training run."
+    )
 
 
 def _zero_text(space: LabelSpace) -> str:
@@ -212,15 +250,18 @@ def _zero_text(space: LabelSpace) -> str:
     return "void, not a class." if 0 in space.ignore else "not used by this data set."
 
 
-def _void_text(space: LabelSpace) -> str:
+def _void_text(space: LabelSpace, threshold: float | None) -> str:
     ids = [i for i in sorted({*space.ignore, *([0] if space.reduce_zero_label else [])})]
     if not ids:
         return "this data set has none: every pixel of its masks is labelled."
     named = ", ".join(f"{i}" for i in ids)
-    return (
-        f"{named}. Such pixels took no part in training or measurement. The model never answers void by itself; with a "
-        f"`background_threshold`, pixels of low score become {space.void_id}."
+    answer = (
+        f"Pixels whose best score is below {threshold} are answered as {space.void_id}."
+        if threshold is not None
+        else f"The model never answers void by itself; with a `background_threshold`, pixels of low score become "
+        f"{space.void_id}."
     )
+    return f"{named}. Such pixels took no part in training or measurement. {answer}"
 
 
 def _backbone_text(backbone: str | Mapping[str, Any], base_model: str | None) -> str:
@@ -260,12 +301,20 @@ def _training_text(recipe: Mapping[str, Any], metrics: Mapping[str, Any]) -> str
     length = f"{steps} steps" if steps > 0 else f"{training.get('num_train_epochs', 3)} epochs"
     tuned = _TUNED[model["tune"]].format(**model)
     images = f" on {metrics['train_images']} images" if metrics.get("train_images") else ""
-    time = f" It took {metrics['seconds'] / 60:.0f} minutes in all." if _is_figure(metrics.get("seconds")) else ""
+    time = ""
+    if _is_figure(metrics.get("seconds")):
+        where = f" on {metrics['hardware']}" if metrics.get("hardware") else ""
+        time = f" It took {_duration(metrics['seconds'])} in all{where}."
+    start = f" The head started from the weights of `{model['init_head_from']}`." if model["init_head_from"] else ""
     return (
         f"{length}{images} with crops of {recipe['data']['crop_size']} pixels, learning rate "
-        f"{training.get('learning_rate')}, backbone {tuned}.{time} The run is repeated by "
+        f"{training.get('learning_rate')}, backbone {tuned}.{start}{time} The run is repeated by "
         "`dinoseg train recipe.yaml` with the file of that name beside this card."
     )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} hours"
 
 
 def _license_text(license: str, derived: bool) -> str:

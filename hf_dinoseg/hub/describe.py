@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ..metrics import without_nan
 from .card import model_card
@@ -39,6 +42,14 @@ def last_panels(folder: Path) -> list[Path]:
         if pictures := sorted(where.glob("*.png")):
             return pictures
     return []
+
+
+def hardware(device: torch.device, processes: int) -> str:
+    """What a run ran on, in words: `8 × NVIDIA H100 80GB HBM3`, or threads of a CPU."""
+    name = getattr(torch.get_device_module(device), "get_device_name", None)
+    threads = f"{torch.get_num_threads()} CPU thread{'s' if torch.get_num_threads() > 1 else ''}"
+    single = name(device) if name else f"{threads} ({platform.machine()})"
+    return f"{processes} × {single}" if processes > 1 else single
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -220,7 +220,7 @@ def _describe(stage: Path, folder: Path) -> None:
 def _name_in_card(card: Path, repo_id: str) -> None:
     """Let the card's examples load the repository instead of the folder that the run wrote; the owner's words stay."""
     text = card.read_text(encoding="utf-8")
-    named = re.sub(r'from_pretrained\("[^"\n]+"', f'from_pretrained("{repo_id}"', text)
+    named = re.sub(r'(from_pretrained\(|^checkpoint = )"[^"\n]+"', rf'\1"{repo_id}"', text, flags=re.MULTILINE)
     named = re.sub(r"^dinoseg predict \S+", f"dinoseg predict {repo_id}", named, flags=re.MULTILINE)
     if named != text:
         card.unlink()  # a link to the file in the checkpoint folder, which stays as it is

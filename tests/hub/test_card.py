@@ -189,3 +189,120 @@ def test_names_from_outside_cannot_run_or_break_the_card() -> None:
     assert "{{ 7*7 }}" in text and "| 49 |" not in text
     assert "| 1 | a --- b: c |" in text
     assert metadata(text)["pipeline_tag"] == "image-segmentation"
+
+
+INTERVALS: dict[str, Any] = {
+    "mean_iou_interval": [0.47, 0.561],
+    "per_category_iou_interval": {
+        "0 background": [0.7, 0.8],
+        "3 artery|vein": [0.2, 0.31],
+        "7 disc": [NAN, NAN],
+    },
+    "interval": {"level": 0.95, "resamples": 1000},
+}
+
+
+def test_intervals_stand_beside_what_they_belong_to() -> None:
+    results = section(card(recipe(), METRICS | INTERVALS), "Results")
+    assert "| mean IoU | 51.23 | 47.00 to 56.10 |" in results and "| mean Dice | - |  |" in results
+    assert "| 0 | background | 75.00 | 70.00 to 80.00 | 80.00 | - |" in results
+    assert "| 7 | disc | - |  | - | - |" in results
+    assert "95 % over the images" in results and "1000 times" in results
+    for table in re.findall(r"(?:^\|.*\|\n)+", results, flags=re.M):
+        assert len({row.replace("\\|", "").count("|") for row in table.splitlines()}) == 1, table
+    assert "interval" not in section(card(recipe()), "Results")
+
+
+def test_hardware_time_and_a_head_taken_over() -> None:
+    measured = METRICS | {"hardware": "8 × NVIDIA H100 80GB HBM3", "seconds": 3 * 3600.0}
+    text = section(card(recipe(model={"init_head_from": "me/older"}), measured), "Training")
+    assert "It took 3.0 hours in all on 8 × NVIDIA H100 80GB HBM3." in text and "weights of `me/older`" in text
+
+
+def hub_recipe(repo_id: str) -> Recipe:
+    data = {k: v for k, v in recipe().to_dict().items() if k != "data"}
+    return Recipe.from_dict(data | {"data": {"source": "hub", "repo_id": repo_id}})
+
+
+def test_data_sets_of_the_hub_are_linked() -> None:
+    text = card(hub_recipe("me/retina-photos"))
+    data = metadata(text)
+    assert data["datasets"] == ["me/retina-photos"]
+    assert data["model-index"][0]["results"][0]["dataset"]["type"] == "me/retina-photos"
+    assert "datasets" not in metadata(card(recipe()))
+
+
+def test_dinov3_is_named_where_it_is_the_backbone() -> None:
+    other = card(recipe(model={"backbone": "facebook/dinov2-small"}))
+    assert "dinov3" not in metadata(other)["tags"] and "2508.10104" not in section(other, "Citation")
+    scratch = card(recipe(model={"backbone": {"model_type": "dinov3_vit"}}))
+    assert "dinov3" in metadata(scratch)["tags"] and "2508.10104" in section(scratch, "Citation")
+
+
+def test_a_threshold_for_background_is_told() -> None:
+    labels = {"classes": {1: "sky"}, "ignore": [0]}
+    text = card(recipe(labels=labels, evaluation={"background": "threshold", "background_threshold": 0.4}), {})
+    assert "Pixels whose best score is below 0.4 are answered as 0." in section(text, "Labels")
+    assert "whose score reaches the threshold gets one of them" in section(text, "Limits")
+
+
+#: What a reader finds in every card, in this order.
+PARTS = r"""
+pipeline_tag: image-segmentation
+model-index:
+^# \S+$
+^!\[.+\]\(.+\.png\)$
+^## Labels$
+^\| id \| name \| colour \| train id \|$
+^- \*\*Label 0\*\*: .+
+^- \*\*Void\*\*: .+
+^## Results$
+^\d+ images of the validation split of .+
+^\| mean IoU \|
+^\| id \| class \| IoU \|
+^## How to use$
+trust_remote_code=True
+Segmenter\.from_pretrained
+^dinoseg predict
+^## Training$
+learning rate .+ backbone .+ It took .+
+```yaml\nlabels:
+^Versions: .*torch
+^## Limits$
+^## Licence$
+Apache-2\.0
+^## Citation$
+```bibtex\n@misc{simeoni2025dinov3
+@inproceedings{
+""".strip().splitlines()
+
+
+def test_every_card_has_every_part(tiny_run: Path) -> None:
+    written = (tiny_run / "README.md").read_text()
+    for text in (written, card(recipe(model={"backbone": DINOV3}), METRICS | INTERVALS, panel="panels/final/1.png")):
+        place = 0
+        for part in PARTS:
+            found = re.compile(part, flags=re.MULTILINE).search(text, place)
+            assert found, f"no {part} after {text[max(0, place - 200) : place]!r}"
+            place = found.end()
+    assert "CPU thread" in section(written, "Training")
+
+
+CARDS = Path(__file__).parents[2] / "model_cards"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CARDS.glob("*.md")))
+def test_the_rendered_examples_are_what_the_code_renders(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the list of every default, which grows with the package; the fields that it names are the recipe's."""
+    monkeypatch.syspath_prepend(str(CARDS))
+    from render import CARDS as RENDERED
+    from render import RECIPES, render
+
+    from hf_dinoseg import load_recipe
+
+    block = re.compile(r"```yaml\n(.*?)```", flags=re.DOTALL)
+    kept, rendered = (CARDS / f"{name}.md").read_text(encoding="utf-8"), render(name)
+    assert block.sub("", kept) == block.sub("", rendered), "run: python model_cards/render.py"
+    (resolved,) = block.findall(kept)
+    assert Recipe.from_dict(yaml.safe_load(resolved)) == load_recipe(RECIPES / RENDERED[name][0])
+    assert ModelCard(kept).data.eval_results

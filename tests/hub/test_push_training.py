@@ -50,7 +50,7 @@ def test_a_run_is_pushed_at_every_save_and_at_its_end(
     assert step["model.safetensors"] != repo.files()["model.safetensors"]
     assert set(step) > {"README.md", "recipe.yaml", "metrics.json", "modeling_dinoseg.py", "semantic.py"}
     card = step["README.md"].decode()
-    assert "checkpoint of step 2" in card and 'from_pretrained("me/retina"' in card and f"]({min(panels)})" in card
+    assert "checkpoint of step 2" in card and 'checkpoint = "me/retina"' in card and f"]({min(panels)})" in card
 
     # the end: what lies in the folder, and the state that was asked for, apart from it
     files = repo.files()
