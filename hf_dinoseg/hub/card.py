@@ -234,7 +234,7 @@ def _interval_text(metrics: Mapping[str, Any]) -> str:
         return ""
     level = round(100 * metrics["interval"]["level"])
     return (
-        f"Intervals of {level} % over the images: the set drawn again from itself {metrics['interval']['resamples']} "
+        f"Intervals of {level} % by bootstrap over the images: the set drawn again from itself {metrics['interval']['resamples']} "
         "times. They say how the figures vary with the choice of pictures, and nothing about another training run."
     )
 

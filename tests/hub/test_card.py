@@ -207,7 +207,7 @@ def test_intervals_stand_beside_what_they_belong_to() -> None:
     assert "| mean IoU | 51.23 | 47.00 to 56.10 |" in results and "| mean Dice | - |  |" in results
     assert "| 0 | background | 75.00 | 70.00 to 80.00 | 80.00 | - |" in results
     assert "| 7 | disc | - |  | - | - |" in results
-    assert "95 % over the images" in results and "1000 times" in results
+    assert "95 % by bootstrap over the images" in results and "1000 times" in results
     for table in re.findall(r"(?:^\|.*\|\n)+", results, flags=re.M):
         assert len({row.replace("\\|", "").count("|") for row in table.splitlines()}) == 1, table
     assert "interval" not in section(card(recipe()), "Results")
