@@ -232,10 +232,10 @@ def _interval_text(metrics: Mapping[str, Any]) -> str:
     """What the intervals are; empty where none was computed."""
     if not _span(metrics.get("mean_iou_interval")):
         return ""
-    level = round(100 * metrics["interval"]["level"])
+    level, times = round(100 * metrics["interval"]["level"]), metrics["interval"]["resamples"]
     return (
-        f"Intervals of {level} % by bootstrap over the images: the set drawn again from itself {metrics['interval']['resamples']} "
-        "times. They say how the figures vary with the choice of pictures, and nothing about another training run."
+        f"Intervals of {level} % by bootstrap over the images: the set drawn again from itself {times} times. They say how "
+        "the figures vary with the choice of pictures, and nothing about another training run."
     )
 
 
