@@ -234,8 +234,8 @@ def _interval_text(metrics: Mapping[str, Any]) -> str:
         return ""
     level, times = round(100 * metrics["interval"]["level"]), metrics["interval"]["resamples"]
     return (
-        f"Intervals of {level} % by bootstrap over the images: the set drawn again from itself {times} times. They say how "
-        "the figures vary with the choice of pictures, and nothing about another training run."
+        f"Intervals of {level} % by bootstrap over the images: the set drawn again from itself {times} times. They "
+        "say how the figures vary with the choice of pictures, and nothing about another training run."
     )
 
 

@@ -1,0 +1,160 @@
+"""What comes from outside runs nothing here: no unpickling, no code of others, no path out of a data set's folder.
+
+The source is read for it (`test_architecture` reads the package for its own rules, this reads every Python file), and
+what has such a rule is tried out.
+"""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hf_dinoseg.data.errors import DataError
+from hf_dinoseg.data.masks import read_mask
+from hf_dinoseg.data.sources.table import load_table
+from hf_dinoseg.recipe import RecipeError, load_recipe
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted([*ROOT.glob("hf_dinoseg/**/*.py"), ROOT / "train.py"])
+FORBIDDEN = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+CALLS = {"eval", "exec", "compile", "os.system", "os.popen", "pickle.loads", "pd.read_pickle", "extractall"}
+
+
+def faults(source: str) -> list[str]:
+    tree = ast.parse(source)
+    safe = {"yaml.SafeLoader", "yaml.CSafeLoader"}
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    safe |= {node.name for node in classes if any(ast.unparse(base) in safe for base in node.bases)}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [f"{node.lineno}: {a.name}" for a in node.names if a.name.split(".")[0] in FORBIDDEN]
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in FORBIDDEN:
+            found.append(f"{node.lineno}: {node.module}")
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        rules = {
+            f"{name} runs what a file says": name in CALLS or name.split(".")[-1] in {"extractall", "unpack_archive"},
+            "torch.load without weights_only=True": name == "torch.load" and given.get("weights_only") != "True",
+            "np.load with pickle": name in ("np.load", "numpy.load") and given.get("allow_pickle", "False") != "False",
+            "trust_remote_code": given.get("trust_remote_code", "False") != "False",
+            "a shell": given.get("shell", "False") != "False",
+            "yaml without a safe loader": name in ("yaml.load", "yaml.load_all") and given.get("Loader") not in safe,
+            "yaml that makes objects": name in ("yaml.unsafe_load", "yaml.full_load"),
+        }
+        found += [f"{node.lineno}: {rule}" for rule, broken in rules.items() if broken]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_file_runs_what_comes_from_outside(path: Path) -> None:
+    assert faults(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from marshal import loads",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "np.load(path, allow_pickle=True)",
+        "AutoModel.from_pretrained(name, trust_remote_code=True)",
+        "AutoModel.from_pretrained(name, trust_remote_code=trusted)",
+        "yaml.load(text)",
+        "yaml.load(text, Loader=yaml.FullLoader)",
+        "yaml.unsafe_load(text)",
+        "subprocess.run(command, shell=True)",
+        "os.system(command)",
+        "exec(text)",
+        "archive.extractall(folder)",
+    ],
+)
+def test_what_would_is_found(source: str) -> None:
+    assert faults(source)
+
+
+class Trap:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.mkdir, (self.path,)
+
+
+def test_a_mask_that_is_pickled_is_refused(tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    np.save(tmp_path / "mask.npy", np.array([Trap(trap)], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError):
+        read_mask(tmp_path / "mask.npy")
+    assert not trap.exists()
+
+
+def test_a_published_head_that_is_pickled_is_refused(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from hf_dinoseg.cli import app
+
+    trap, head = tmp_path / "trap", tmp_path / "head.pth"
+    torch.save({"model": Trap(trap)}, head)
+    backbone = ROOT / "tests" / "reference" / "tiny_backbone"
+    arguments = ["meta-linear", "--backbone", str(backbone), "--head", str(head), "--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, ["convert", *arguments])
+    assert result.exit_code == 1 and "Traceback" not in result.output, result.output
+    assert not trap.exists()
+
+
+def test_a_recipe_makes_no_objects(tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"labels: !!python/object/apply:os.mkdir ['{trap}']\n")
+    with pytest.raises(RecipeError):
+        load_recipe(recipe)
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "a/../../secret.png", "./../secret.png"])
+def test_a_table_s_paths_stay_in_its_folder(path: str, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    (folder / "a").mkdir(parents=True)
+    for place in (tmp_path / "secret.png", folder / "own.png"):
+        Image.new("L", (4, 4)).save(place)
+    for row in (f"{path},own.png", f"own.png,{path}"):
+        (folder / "table.csv").write_text(f"image,mask\n{row}\n")
+        with pytest.raises(DataError, match="secret.png"):
+            load_table(str(folder / "table.csv"), None, 0.5)
+
+
+def test_every_dependency_has_a_lower_bound_and_a_reason() -> None:
+    text = (ROOT / "setup.cfg").read_text(encoding="utf-8")
+    config = configparser.ConfigParser()
+    config.read_string(text)
+    required = [config["options"]["install_requires"], *config["options.extras_require"].values()]
+    names = [line for block in required for line in block.splitlines() if line and not line.startswith("#")]
+    assert len(names) > 20
+    for line in names:
+        if not line.startswith("hf-dinoseg["):
+            assert re.fullmatch(r"[\w-]+>=[\d.]+(,<\d+)?", line), line
+    lines = text.splitlines()
+    block = lines[lines.index("install_requires =") : lines.index("[options.packages.find]")]
+    for above, line in zip(block, block[1:], strict=False):
+        if ">=" in line and not line.strip().startswith("#"):
+            assert above.strip().startswith("#"), f"{line.strip()} has no reason above it"
+
+
+def test_security_md_says_what_loading_runs() -> None:
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    for word in ("Reporting", "trust_remote_code", "weights_only=True", "safetensors", "HF_TOKEN"):
+        assert word in text
