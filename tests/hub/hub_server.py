@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
 import yaml
+from huggingface_hub import constants
 
 TOKENS = {"hf_" + "w" * 34: ("me", "write"), "hf_" + "r" * 34: ("me", "read"), "hf_" + "x" * 34: ("other", "write")}
 WRITES, READS, OTHER = TOKENS
@@ -99,6 +101,16 @@ class HubServer:
         values = {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
         values |= {"HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}
         return values | ({"HF_TOKEN": token} if token else {})
+
+    def stand_in(self, patch: pytest.MonkeyPatch, home: Path) -> None:
+        """Let this very process, whose client is imported already, take it for the Hub, logged in by `WRITES`."""
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patch.setattr(constants, "HF_HUB_CACHE", str(home / "cache"))
+        patch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+        patch.setattr(constants, "ENDPOINT", self.url)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", self.url + "/{repo_id}/resolve/{revision}/{filename}")
+        patch.setenv("HF_TOKEN", WRITES)
 
 
 class _Answer(Exception):  # noqa: N818  # an answer, which may be an error's
