@@ -17,6 +17,7 @@ from .calibrate import calibrate
 from .convert import convert
 from .doctor import doctor
 from .evaluate import evaluate
+from .export import export
 from .predict import predict
 from .push import push
 from .train import train
@@ -56,6 +57,7 @@ app.command("predict")(predict)
 app.command("calibrate")(calibrate)
 app.command("doctor")(doctor)
 app.command("push")(push)
+app.command("export")(export)
 app.add_typer(convert, name="convert")
 
 

@@ -134,7 +134,7 @@ class VitAdapter(nn.Module):
         tokens = torch.cat(rows, dim=1)
 
         # share of the backbone's maps that the image takes: below one where patches reached past it
-        covered = (pixel_values.shape[-2] / features.extent[0], pixel_values.shape[-1] / features.extent[1])
+        covered = covered_share(pixel_values, features)
         reference = pixel_centres(shapes, covered, tokens.device)
         maps = [level.to(dtype) for level in features.maps]
         layers = [*maps, maps[-1], maps[-1]]
@@ -158,8 +158,17 @@ def pixel_centres(shapes: Sequence[Shape], covered: tuple[float, float], device:
     for height, width in shapes:
         y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) * (covered[0] / height)
         x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) * (covered[1] / width)
-        centres.append(torch.stack((x.repeat(height), y.repeat_interleave(width)), dim=-1))
+        centres.append(torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1).flatten(0, 1))
     return torch.cat(centres)
+
+
+def covered_share(pixel_values: Tensor, features: BackboneFeatures) -> tuple[float, float]:
+    """Share of the height and of the width of the backbone's maps that the image takes."""
+    height, width = (
+        1.0 if length == extent else length / extent
+        for length, extent in zip(pixel_values.shape[-2:], features.extent, strict=True)
+    )
+    return height, width
 
 
 def resize_covered(maps: Tensor, shape: Sequence[int], covered: tuple[float, float]) -> Tensor:
@@ -173,7 +182,7 @@ def resize_covered(maps: Tensor, shape: Sequence[int], covered: tuple[float, flo
             return maps
         return F.interpolate(maps, size=tuple(shape), mode="bilinear", align_corners=False)
     centres = pixel_centres([(shape[0], shape[1])], covered, maps.device)
-    grid = (2 * centres - 1).view(1, shape[0], shape[1], 2).expand(len(maps), -1, -1, -1)
+    grid = (2 * centres - 1).view(1, shape[0], shape[1], 2).expand(maps.shape[0], -1, -1, -1)
     return F.grid_sample(maps, grid.to(maps.dtype), mode="bilinear", padding_mode="border", align_corners=False)
 
 
@@ -185,4 +194,4 @@ def drop_path(branch: Tensor, rate: float, training: bool) -> Tensor:
     return branch * (keep / (1.0 - rate)).to(branch.dtype)
 
 
-__all__ = ["VitAdapter", "resize_covered"]
+__all__ = ["VitAdapter", "covered_share", "resize_covered"]

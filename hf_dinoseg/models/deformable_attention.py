@@ -80,11 +80,12 @@ class DeformableAttention(nn.Module):
         # Positions are exact to a fraction of a pixel only in float32, so sampling is never done in half precision.
         offset_x, offset_y = self.sampling_offsets(query).float().view(*points, 2).unbind(-1)
         weights = short_softmax(self.attention_weights(query).float().view(*points[:3], -1)).view(points)
-        size = torch.tensor([(w, h) for h, w in shapes], dtype=torch.float32, device=query.device)
-        centre = reference.float()[:, None, None] * size  # (Q, 1, levels, 2) in pixels of each level
-        x = offset_x + centre[..., 0, None]
-        y = offset_y + centre[..., 1, None]
-        sampled = sample_and_sum(values.float(), shapes, x, y, weights)
+        heights, widths = (_per_level(lengths, query.device) for lengths in zip(*shapes, strict=True))
+        centre_x, centre_y = reference.float()[:, None, None].unbind(-1)  # each (Q, 1, 1)
+        x = offset_x + (centre_x * widths)[..., None]
+        y = offset_y + (centre_y * heights)[..., None]
+        sample = sample_grids_and_sum if torch.compiler.is_exporting() else sample_and_sum
+        sampled = sample(values.float(), shapes, x, y, weights)
         return self.output_proj(sampled.to(values.dtype))
 
 
@@ -139,6 +140,25 @@ def sample_and_sum(values: Tensor, shapes: Sequence[Shape], x: Tensor, y: Tensor
     num_bags = batch * x.shape[1] * heads
     table, rows, shares = table.view(-1, dim), rows.view(num_bags, -1), shares.view(num_bags, -1)
     return weighted_row_sum(table, rows, shares).view(batch, -1, heads * dim)
+
+
+def sample_grids_and_sum(values: Tensor, shapes: Sequence[Shape], x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+    """The same as `sample_and_sum` in operators that every exporter and runtime knows, level by level."""
+    batch, num_queries, heads, _, points = x.shape
+    total = values.new_zeros(())
+    maps = values.permute(0, 2, 3, 1).flatten(0, 1).split([h * w for h, w in shapes], dim=2)  # (B·heads, d, h·w)
+    for level, (height, width) in enumerate(shapes):
+        place = torch.stack((2 * x[:, :, :, level] / width - 1, 2 * y[:, :, :, level] / height - 1), dim=-1)
+        place = place.transpose(1, 2).flatten(0, 1)  # (B·heads, Q, points, 2)
+        share = weights[:, :, :, level].transpose(1, 2).reshape(batch * heads, 1, num_queries, points)
+        sampled = F.grid_sample(maps[level].unflatten(2, (height, width)), place, align_corners=False)
+        total = total + (sampled * share).sum(dim=-1)  # (B·heads, d, Q)
+    return total.unflatten(0, (batch, heads)).permute(0, 3, 1, 2).flatten(2)
+
+
+def _per_level(lengths: Sequence[int], device: torch.device) -> Tensor:
+    """(levels,) float32; lengths may be symbolic while a graph of any size is exported."""
+    return torch.stack([torch.full((), length, dtype=torch.float32, device=device) for length in lengths])
 
 
 def short_softmax(scores: Tensor) -> Tensor:

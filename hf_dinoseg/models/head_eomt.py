@@ -78,7 +78,7 @@ class EomtHead(nn.Module):
             for block in stream.blocks[:first]:
                 tokens = block(tokens, **stream.position)
 
-        tokens = torch.cat((self.queries.to(tokens.dtype).expand(len(tokens), -1, -1), tokens), dim=1)
+        tokens = torch.cat((self.queries.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens), dim=1)
         auxiliary: list[dict[str, Tensor]] = []
         for probability, block in zip(self.attn_mask_probs, stream.blocks[first:], strict=True):
             masked = probability > 0 if self.training else probability >= 0.5

@@ -61,7 +61,7 @@ def crop_to_frame(maps: Tensor, frame: Frame) -> Tensor:
     y = _centres(rows, frame.height / frame.padded_height, maps.device)
     x = _centres(columns, frame.width / frame.padded_width, maps.device)
     grid = torch.stack((x.expand(rows, -1), y[:, None].expand(-1, columns)), dim=-1)
-    grid = grid.to(maps.dtype).expand(len(maps), -1, -1, -1)
+    grid = grid.to(maps.dtype).expand(maps.shape[0], -1, -1, -1)
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from .adapter import resize_covered
+from .adapter import covered_share, resize_covered
 from .backbone import BackboneFeatures
 
 
@@ -76,7 +76,7 @@ class SimplePyramid(nn.Module):
             features: the backbone's last layer, of patches of any size.
         """
         height, width = pixel_values.shape[-2:]
-        covered = (height / features.extent[0], width / features.extent[1])
+        covered = covered_share(pixel_values, features)
         last = features.maps[-1].to(next(self.project.parameters()).dtype)
         # patches of 16 pixels stay as they are; others (DINOv2's 14) are resampled to that stride first
         last = resize_covered(last, (height // 16, width // 16), covered)

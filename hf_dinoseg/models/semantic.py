@@ -36,7 +36,8 @@ class ScoreMap:
     """
 
     def __init__(self, outputs: Any, size: tuple[int, int]) -> None:
-        self.height, self.width = int(size[0]), int(size[1])
+        # while a graph of any size is exported, sizes are symbols, which int() would turn into constants
+        self.height, self.width = (n if isinstance(n, torch.SymInt) else int(n) for n in size)
         logits = getattr(outputs, "logits", None)
         self._weights: Tensor | None = None
         if logits is not None:
@@ -66,12 +67,18 @@ class ScoreMap:
 
     def strips(self) -> Iterator[tuple[int, Tensor]]:
         """(first row, scores of some rows from there on), top to bottom."""
+        if torch.compiler.is_exporting():  # a graph has no loop of unknown length
+            yield 0, self.rows(0, self.height)
+            return
         per_strip = rows_per_strip(self._maps, self.row_values)
         for top in range(0, self.height, per_strip):
             yield top, self.rows(top, min(top + per_strip, self.height))
 
     def _resized(self, top: int, bottom: int) -> Tensor:
         """Rows of `interpolate(maps, (height, width), mode="bilinear", align_corners=False)`, in float32."""
+        if torch.compiler.is_exporting():
+            whole = F.interpolate(self._maps.float(), size=(self.height, self.width), mode="bilinear")
+            return whole[:, :, top:bottom]
         rows, columns = self._maps.shape[2:]
         if rows == self.height:
             strip = self._maps[:, :, top:bottom].float()
@@ -103,7 +110,7 @@ def semantic_scores(outputs: Any, size: tuple[int, int]) -> Tensor:
     scores = torch.empty(0)
     for top, strip in ScoreMap(outputs, size).strips():
         if top == 0:
-            scores = strip.new_empty((*strip.shape[:2], int(size[0]), int(size[1])))
+            scores = strip.new_empty((*strip.shape[:2], *size))
         scores[:, :, top : top + strip.shape[2]] = strip
     return scores
 
