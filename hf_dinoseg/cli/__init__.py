@@ -15,6 +15,7 @@ from ..version import __version__
 from ._errors import ErrorBoundary
 from .calibrate import calibrate
 from .convert import convert
+from .demo import demo
 from .doctor import doctor
 from .evaluate import evaluate
 from .export import export
@@ -58,6 +59,7 @@ app.command("calibrate")(calibrate)
 app.command("doctor")(doctor)
 app.command("push")(push)
 app.command("export")(export)
+app.command("demo")(demo)
 app.add_typer(convert, name="convert")
 
 

@@ -221,9 +221,8 @@ def write_onnx(plan: ExportPlan, path: Path, int8: bool = False) -> None:
     """Write an ONNX file.
 
     Args:
-        int8: weights of matrix products as 8-bit integers, inputs quantised as they come (dynamic quantisation). The
-            layers that place sampling points, and those that classify, stay in float32: a rounding there moves points
-            or changes answers, and they are small.
+        int8: weights of matrix products as 8-bit integers with one scale per channel, their inputs quantised as they
+            come (dynamic quantisation); convolutions stay in float32.
 
     Raises:
         ExportError: if packages are missing, or the graph cannot be captured.
@@ -240,27 +239,35 @@ def write_onnx(plan: ExportPlan, path: Path, int8: bool = False) -> None:
             opset_version=_OPSET,
             verbose=False,
         )
-        exported.model.metadata_props[METADATA_KEY] = json.dumps(plan.description(format="onnx", int8=int8))
+        exported.model.metadata_props[METADATA_KEY] = json.dumps(plan.description(format="onnx", int8=False))
         if not int8:
             exported.save(str(path), external_data=size > _SINGLE_FILE_BYTES)
             return
         with tempfile.TemporaryDirectory() as folder:
             full = Path(folder) / "full.onnx"
             exported.save(str(full), external_data=size > _SINGLE_FILE_BYTES)
-            _quantize(full, path, size > 4 * _SINGLE_FILE_BYTES)
+            quantize_onnx(full, path)
 
 
-def _quantize(full: Path, path: Path, external_data: bool) -> None:
+def quantize_onnx(full: Path, path: Path) -> None:
+    """Write a file of `write_onnx` again with 8-bit weights."""
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(
-        full,
-        path,
-        op_types_to_quantize=["MatMul", "Gemm"],
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        use_external_data_format=external_data,
-    )
+    with _less_noise():
+        quantize_dynamic(
+            full,
+            path,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            use_external_data_format=(full.with_name(full.name + ".data")).exists(),
+        )
+        model = onnx.load(path, load_external_data=False)
+        for entry in model.metadata_props:
+            if entry.key == METADATA_KEY:
+                entry.value = json.dumps({**json.loads(entry.value), "int8": True})
+        onnx.save(model, path)
 
 
 def require_onnx() -> None:
@@ -295,6 +302,7 @@ __all__ = [
     "ExportableSegmentation",
     "export_program",
     "plan_export",
+    "quantize_onnx",
     "require_onnx",
     "write_onnx",
     "write_torch",

@@ -203,4 +203,4 @@ class _WeightedRowSum(torch.autograd.Function):
         return grad_table, None, grad_shares
 
 
-__all__ = ["DeformableAttention", "sample_and_sum"]
+__all__ = ["DeformableAttention", "sample_and_sum", "sample_grids_and_sum"]

@@ -9,7 +9,7 @@ from head_tester import TINY_HEAD, TINY_VIT, relative_error
 from transformers.models.mask2former.modeling_mask2former import multi_scale_deformable_attention
 
 from hf_dinoseg.models import DinoSegForSemanticSegmentation
-from hf_dinoseg.models.deformable_attention import DeformableAttention, sample_and_sum
+from hf_dinoseg.models.deformable_attention import DeformableAttention, sample_and_sum, sample_grids_and_sum
 
 SHAPES = [(3, 5), (6, 10), (1, 1)]
 
@@ -89,3 +89,13 @@ def test_positions_stay_in_float32_under_bf16_autocast() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             found = attention(torch.zeros(1, 1, 4), reference, ramp, [(1, 64)])
     assert found.float().mean().item() == 0.125
+
+
+def test_the_operators_of_an_exported_graph_sample_alike() -> None:
+    torch.manual_seed(0)
+    x, y = (torch.rand(2, 2, 11, 3, 3, 4) * 14 - 3).unbind(0)
+    x[0, 0] = 50.0
+    weights = torch.randn(2, 11, 3, 3, 4)
+    values = torch.randn(2, 76, 3, 8)
+    expected = sample_and_sum(values, SHAPES, x, y, weights)
+    assert relative_error(sample_grids_and_sum(values, SHAPES, x, y, weights), expected) < 1e-5

@@ -1,0 +1,34 @@
+"""`dinoseg demo CHECKPOINT`"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ._checkpoint import Checkpoint, check_checkpoint, loading
+from ._errors import Debug
+
+
+def demo(
+    checkpoint: Checkpoint,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines of the network in.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port; the first free one from 7860 if not given.")
+    ] = None,
+    open: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Try a checkpoint on a page in the browser.
+
+    Drop a picture and see its classes over it. The page needs no network. `dinoseg push --space` puts the same page on
+    the Hub.
+    """
+    check_checkpoint(checkpoint)
+    from ..hub.demo_app import require_gradio, serve
+
+    require_gradio()
+    with loading(checkpoint):
+        serve(checkpoint, server_name=host, server_port=port, inbrowser=open)

@@ -1,0 +1,175 @@
+"""The demo page, in a browser: what is drawn is what the model said, and the controls act on it."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from hf_dinoseg.cli import app
+from hf_dinoseg.hub import demo_app
+from hf_dinoseg.hub.demo_app import Demo, build_app, example_pictures, has_background, launch_options, view_data
+from hf_dinoseg.inference import Segmenter
+from hf_dinoseg.labels import LabelSpace
+from hf_dinoseg.models import DinoSegImageProcessor
+
+SPACE = LabelSpace({7: "red", 9: "green", 11: "blue"}, reduce_zero_label=True, colors={7: (255, 255, 0)})
+COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (120, 120, 120)]
+
+
+class Strongest(nn.Module):
+    """The class of a pixel is its strongest colour; grey leaves it undecided."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sharpness = nn.Parameter(torch.tensor(20.0))
+
+    def forward(self, pixel_values: Tensor) -> Any:
+        return SimpleNamespace(logits=pixel_values * self.sharpness)
+
+
+def make_segmenter() -> Segmenter:
+    processor = DinoSegImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    return Segmenter(Strongest(), processor, SPACE, mode="slide", window=48, stride=32)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """Four upright stripes: red, green, blue, grey; 120 wide and 60 high."""
+    stripes = np.repeat(np.array(COLORS, dtype=np.uint8), 30, axis=0)
+    path = tmp_path / "stripes.png"
+    Image.fromarray(np.broadcast_to(stripes, (60, 120, 3)).copy()).save(path)
+    return path
+
+
+def test_a_threshold_answers_no_class_where_no_class_is_likely(picture: Path) -> None:
+    demo = Demo(make_segmenter())
+    result = demo.segment(str(picture), "whole", 48, 32, True)
+    for threshold, grey in ((0.0, 7), (0.5, 0)):
+        data, file = demo.show(result, threshold, "stripes")
+        saved = np.asarray(Image.open(file))
+        assert [int(saved[30, x]) for x in (15, 45, 75, 105)] == [7, 9, 11, grey]
+        shares = {one["label"]: one["share"] for one in json.loads(data)["classes"]}
+        assert shares == pytest.approx(
+            {"7 red": 0.5 if grey else 0.25, "9 green": 0.25, "11 blue": 0.25, "no class": 0.0 if grey else 0.25}
+        )
+    assert Path(file).name == "stripes_labels.png"
+
+
+def test_large_pictures_are_shown_smaller_with_classes_intact() -> None:
+    space = LabelSpace({i: f"class {i}" for i in range(300)})
+    label_map = np.zeros((10, 2560), dtype=np.uint16)
+    label_map[:, 1280:] = 299
+    data = json.loads(view_data(Image.new("RGB", (2560, 10)), label_map, space))
+    with urllib.request.urlopen(data["labels"]) as stream:
+        shown = np.asarray(Image.open(io.BytesIO(stream.read()))).astype(int)
+    assert shown.shape == (5, 1280, 3)
+    assert set(np.unique(shown[..., 0] + 256 * shown[..., 1])) == {0, 299}
+
+
+def test_only_a_model_without_background_has_a_threshold() -> None:
+    assert not has_background(SPACE) and has_background(LabelSpace({0: "Background", 1: "a"}))
+
+
+def test_examples_lie_beside_the_panels(tmp_path: Path) -> None:
+    assert example_pictures(str(tmp_path)) == []
+    folder = tmp_path / "panels" / "examples"
+    folder.mkdir(parents=True)
+    for name in ("b.jpg", "a.png", "notes.txt"):
+        (folder / name).write_bytes(b"")
+    assert [p.name for p in example_pictures(str(tmp_path))] == ["a.png", "b.jpg"]
+
+
+def test_without_gradio_the_verb_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(demo_app.importlib.util, "find_spec", lambda name: None)
+    result = CliRunner().invoke(app, ["demo", str(tmp_path)])
+    assert result.exit_code == 1 and "pip install hf-dinoseg[demo]" in result.stderr
+
+
+# ---------------------------------------------------------------------- in the browser
+
+
+@pytest.fixture
+def page(picture: Path) -> Iterator[str]:
+    blocks = build_app(make_segmenter(), "Stripes", [picture])
+    _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, **launch_options())
+    yield url
+    blocks.close()
+
+
+def wait_for(what: Any, seconds: float = 60) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, "the page did not get there"
+        time.sleep(0.1)
+    return found
+
+
+def test_the_page_shows_what_the_model_said_and_its_controls_act_on_it(page: str, browser: Any, picture: Path) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    def find(selector: str) -> Any:
+        found = browser.find_elements(By.CSS_SELECTOR, selector)
+        return found[0] if found else None
+
+    def color(x: int) -> list[int]:
+        script = "return [...document.querySelector('#view canvas').getContext('2d').getImageData(arguments[0], 30, 1, 1).data]"
+        return browser.execute_script(script, x)[:3]
+
+    def near(found: list[int], expected: tuple[float, ...]) -> bool:
+        return bool(np.abs(np.array(found) - expected).max() < 12)  # the photograph came as JPEG
+
+    browser.get(page)
+    wait_for(lambda: find("#picture input[type=file]")).send_keys(str(picture))
+    canvas = wait_for(lambda: find("#view canvas"))
+    wait_for(lambda: near(color(15), (255, 0.6 * 255, 0)))  # yellow over red, 60 %
+
+    slider = find("#view input[type=range]")
+    slider.send_keys(Keys.END)
+    assert near(color(15), (255, 255, 0))
+    slider.send_keys(Keys.HOME)
+    assert [near(color(x), c) for x, c in zip((15, 45, 75, 105), COLORS, strict=True)] == [True] * 4
+    slider.send_keys(Keys.END)
+
+    red = find("#view .legend button[data-id='7']")
+    assert red.text.split("\n") == ["7 red", "50.0 %"]
+    red.send_keys(Keys.SPACE)
+    assert near(color(15), (255, 0, 0)) and red.get_attribute("aria-pressed") == "false"
+    assert near(color(45), tuple(json.loads(re.sub(r"rgb\((.*)\)", r"[\1]", find(
+        "#view .legend button[data-id='9'] .swatch").value_of_css_property("background-color").replace("rgba", "rgb")
+    ))[:3]))  # fmt: skip
+    red.send_keys(Keys.SPACE)
+    assert near(color(15), (255, 255, 0))
+
+    width = canvas.size["height"] * 2  # the picture is twice as wide as high; margins fill the rest
+    for stripe, name in enumerate(("7 red", "9 green", "11 blue")):
+        offset = round((stripe - 1.5) * min(width, canvas.size["width"]) / 4)
+        ActionChains(browser).move_to_element_with_offset(canvas, offset, 0).perform()
+        assert find("#view .readout").text == name
+    canvas.send_keys(Keys.ARROW_LEFT)  # from the middle, which is where blue begins
+    assert find("#view .readout").text == "9 green"
+
+    link = wait_for(lambda: find("#download[href], #download a[href], a#download"))
+    with urllib.request.urlopen(link.get_attribute("href")) as stream:
+        saved = Image.open(io.BytesIO(stream.read()))
+    assert saved.mode == "P" and [saved.getpixel((x, 30)) for x in (15, 45, 75)] == [7, 9, 11]
+
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    loaded = browser.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert [name for name in loaded if not name.startswith((page, "data:", "blob:"))] == []
