@@ -24,12 +24,11 @@ from ..inference import Segmenter
 from ..inference.background import Background
 from ..inference.segmenter import SegmentationResult, read_picture
 from ..labels import LabelSpace
-from ..visualize import class_colors
+from ..visualize import class_colors, image_of_panel
+from .describe import last_panels
 
 _HERE = Path(__file__).parent
 _LONGEST_SIDE = 1280  # of what is shown; the downloaded label map keeps the picture's size
-_EXAMPLES = "panels/examples"
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 class DemoError(ValueError):
@@ -42,14 +41,19 @@ def require_gradio() -> None:
         raise DemoError("the demo page needs Gradio, which is not installed: pip install hf-dinoseg[demo]")
 
 
-def example_pictures(checkpoint: str) -> list[Path]:
-    """The plain pictures beside a checkpoint's panels; of a Hub id, downloaded. None there is no error."""
-    folder = Path(checkpoint)
-    if not folder.is_dir():
+def example_pictures(checkpoint: str, folder: Path) -> list[Path]:
+    """The images of a checkpoint's panels, cut out into `folder`; of a Hub id, downloaded. None there is no error."""
+    source = Path(checkpoint)
+    if not source.is_dir():
         from huggingface_hub import snapshot_download
 
-        folder = Path(snapshot_download(checkpoint, allow_patterns=[f"{_EXAMPLES}/*"]))
-    return sorted(p for p in (folder / _EXAMPLES).glob("*") if p.suffix.lower() in _PICTURES)
+        source = Path(snapshot_download(checkpoint, allow_patterns=["panels/*"]))
+    found = []
+    for path in last_panels(source):
+        if (image := image_of_panel(path)) is not None:
+            image.save(folder / path.name)
+            found.append(folder / path.name)
+    return found
 
 
 def has_background(space: LabelSpace) -> bool:
@@ -183,7 +187,7 @@ def build_app(segmenter: Segmenter, title: str, examples: Sequence[Path] = ()) -
                     label="Picture", type="filepath", sources=["upload", "clipboard"], height=300, elem_id="picture"
                 )
                 if examples:
-                    gr.Examples([str(p) for p in examples], picture, label="Pictures of the evaluation")
+                    gr.Examples([str(p) for p in examples], picture, label="Pictures of its evaluation")
                 low = gr.Slider(
                     0, 1, threshold, step=0.01, label="Background threshold", visible=not has_background(space),
                     info="Pixels whose best score is below it get no class.", elem_id="threshold",
@@ -227,8 +231,9 @@ def serve(checkpoint: str, title: str | None = None, **launch: Any) -> None:
     """Load a checkpoint and serve its page until interrupted. What a Space's `app.py` calls."""
     require_gradio()
     segmenter = Segmenter.from_pretrained(checkpoint)
-    app = build_app(segmenter, title or Path(checkpoint).name, example_pictures(checkpoint))
-    app.launch(**{**launch_options(), **launch})
+    with tempfile.TemporaryDirectory(prefix="dinoseg-examples-") as folder:
+        app = build_app(segmenter, title or Path(checkpoint).name, example_pictures(checkpoint, Path(folder)))
+        app.launch(**{**launch_options(), **launch})
 
 
 __all__ = [

@@ -13,7 +13,7 @@ from PIL import Image
 from ..data import zero_is_void
 from ..inference import Background
 from ..labels import LabelSpace
-from ..visualize import panel
+from ..visualize import panel, save_panel
 
 
 class PanelWriter:
@@ -71,4 +71,4 @@ class PanelWriter:
             note=self.background.caption if named else "",
         )
         self.folder.mkdir(parents=True, exist_ok=True)
-        drawn.save(self.folder / f"{self.names[index]}.png")
+        save_panel(drawn, self.folder / f"{self.names[index]}.png")

@@ -2,6 +2,15 @@
 
 from .overlay import overlay
 from .palette import VOID_COLOR, class_colors, colorize, palette_image
-from .panels import panel
+from .panels import image_of_panel, panel, save_panel
 
-__all__ = ["VOID_COLOR", "class_colors", "colorize", "overlay", "palette_image", "panel"]
+__all__ = [
+    "VOID_COLOR",
+    "class_colors",
+    "colorize",
+    "image_of_panel",
+    "overlay",
+    "palette_image",
+    "panel",
+    "save_panel",
+]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from ..labels import Color, LabelSpace
 from .overlay import check_size, hatch
@@ -19,6 +21,7 @@ _GAP = 8
 _NARROWEST_SLOT = 128  # so that headings of a tall, thin picture can be read
 _PAPER, _INK, _FAINT = (255, 255, 255), (25, 25, 25), (150, 150, 150)
 _MOST_LEGEND_ENTRIES = 48
+_IMAGE_BOX = "dinoseg:image"  # left, top, right, bottom of its cell; width, height of itself
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,30 @@ def panel(
         heading = "error" if share is None else f"error: {100 * share:.1f} % of labelled pixels"
         cells = [cells[0], ("truth", _draw_map(truth, label_space, size)), cells[1], (heading, picture)]
         extra = [_Entry(WRONG_COLOR, "wrong")]
-    return _compose(cells, _legend(maps, label_space) + extra, title)
+    drawn = _compose(cells, _legend(maps, label_space) + extra, title)
+    drawn.info[_IMAGE_BOX] = f"{drawn.info[_IMAGE_BOX]} {image.width} {image.height}"
+    return drawn
+
+
+def save_panel(drawn: Image.Image, path: Path) -> None:
+    """Write a panel as PNG, with a note of where in it the image is, for `image_of_panel`."""
+    note = PngInfo()
+    note.add_text(_IMAGE_BOX, drawn.info[_IMAGE_BOX])
+    drawn.save(path, pnginfo=note)
+
+
+def image_of_panel(path: Path) -> Image.Image | None:
+    """The image that a saved panel shows, at its own size or, if that is larger than a cell, at the cell's.
+
+    None if the file does not say where it is.
+    """
+    with Image.open(path) as drawn:
+        try:
+            left, top, right, bottom, width, height = map(int, drawn.info[_IMAGE_BOX].split())
+        except (KeyError, ValueError):
+            return None
+        image = drawn.convert("RGB").crop((left, top, right, bottom))
+    return image if width > image.width else image.resize((width, height), Image.Resampling.NEAREST)
 
 
 def _cell_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -158,6 +184,8 @@ def _compose(cells: Sequence[tuple[str, Image.Image]], legend: Sequence[_Entry],
     if title:
         draw.text((_GAP, _GAP), _shorten(title, font, width - 2 * _GAP), _INK, font)
     left = _GAP
+    first = cells[0][1]
+    canvas.info[_IMAGE_BOX] = f"{left} {top + line} {left + first.width} {top + line + first.height}"
     for heading, picture in cells:
         draw.text((left, top), _shorten(heading, font, slot), _INK, font)
         canvas.paste(picture, (left, top + line))
