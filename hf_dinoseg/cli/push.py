@@ -26,6 +26,9 @@ def push(
         str | None,
         typer.Option(metavar="BRANCH", help="Push to this branch, made if new, instead of main.", show_default=False),
     ] = None,
+    space: Annotated[
+        bool, typer.Option("--space", help="Also make a Space of the same name: a page to try the checkpoint on.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print what was pushed as JSON.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -39,10 +42,19 @@ def push(
     from ..hub.push import push as push_checkpoint
 
     pushed = push_checkpoint(checkpoint, repo_id, private=private, revision=revision)
+    page = None
+    if space:
+        from ..hub.space import push_space
+
+        page = push_space(pushed.repo_id, private=private)
     if json:
-        print_json(asdict(pushed))
-    else:
-        typer.echo(f"{len(pushed.files)} files: {pushed.url}")
+        print_json(asdict(pushed) | ({"space": page} if space else {}))
+        return
+    typer.echo(f"{len(pushed.files)} files: {pushed.url}")
+    if page:
+        typer.echo(f"page: {page}")
+        if private:
+            typer.echo("A private checkpoint can be read by its Space once a token is its secret HF_TOKEN.")
 
 
 def _check_folder(checkpoint: Path) -> None:

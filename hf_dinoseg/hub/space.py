@@ -9,10 +9,18 @@ from __future__ import annotations
 import importlib.metadata
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RemoteEntryNotFoundError
+
+from ..recipe import write_yaml
+from .push_errors import PushError, explained
 
 _PACKAGE = Path(__file__).parents[1]
 _KINDS = {".py", ".md", ".json", ".yaml", ".js", ".css", ".typed"}
 _PYTHON = "3.11"
+_SERVE = "from hf_dinoseg.hub.demo_app import serve"
 
 
 def space_files(checkpoint_repo_id: str, title: str | None = None, license: str | None = None) -> dict[str, str]:
@@ -43,6 +51,53 @@ def space_files(checkpoint_repo_id: str, title: str | None = None, license: str 
     return files
 
 
+def push_space(checkpoint_repo_id: str, *, private: bool = False) -> str:
+    """Make, or bring up to date, the Space of the checkpoint's name that shows it.
+
+    Args:
+        checkpoint_repo_id: owner/name of the pushed checkpoint.
+        private: make the Space private; it is not changed if it is there already.
+
+    Returns:
+        The Space's page.
+
+    Raises:
+        PushError: with what to do about it; among others if a Space of that name holds another app.
+    """
+    api = HfApi()
+    files = space_files(checkpoint_repo_id)
+    with explained(checkpoint_repo_id):
+        api.create_repo(
+            checkpoint_repo_id, repo_type="space", space_sdk="gradio", private=private or None, exist_ok=True
+        )
+        _refuse_another(api, checkpoint_repo_id)
+        with TemporaryDirectory(prefix="dinoseg-space-") as folder:
+            for name, text in files.items():
+                path = Path(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+            api.upload_folder(
+                repo_id=checkpoint_repo_id,
+                repo_type="space",
+                folder_path=folder,
+                commit_message=f"Page for {checkpoint_repo_id}",
+                delete_patterns=f"{_PACKAGE.name}/*",  # files of an older version
+            )
+    return f"{api.endpoint}/spaces/{checkpoint_repo_id}"
+
+
+def _refuse_another(api: HfApi, repo_id: str) -> None:
+    try:
+        there = Path(api.hf_hub_download(repo_id, "app.py", repo_type="space")).read_text("utf-8")
+    except RemoteEntryNotFoundError:
+        return
+    if _SERVE not in there:
+        raise PushError(
+            f"{repo_id}: the Space of that name holds another app, which this would replace. The checkpoint was "
+            "pushed. Rename the Space in its settings on the Hub, or choose another name for both."
+        )
+
+
 def requirements() -> list[str]:
     """What the package needs at run time, as pip reads it; Gradio comes with the Space."""
     declared = importlib.metadata.requires("hf-dinoseg") or []
@@ -60,12 +115,10 @@ def gradio_version() -> str:
 
 
 def _app(repo_id: str, title: str) -> str:
-    return f"from hf_dinoseg.hub.demo_app import serve\n\nserve({repo_id!r}, title={title!r})\n"
+    return f"{_SERVE}\n\nserve({repo_id!r}, title={title!r})\n"
 
 
 def _readme(repo_id: str, title: str, license: str) -> str:
-    from ..recipe import write_yaml
-
     metadata = {
         "title": title,
         "sdk": "gradio",
@@ -79,4 +132,4 @@ def _readme(repo_id: str, title: str, license: str) -> str:
     return f"---\n{write_yaml(metadata)}---\n\nA page to try [{repo_id}](https://huggingface.co/{repo_id}) on.\n"
 
 
-__all__ = ["requirements", "space_files"]
+__all__ = ["push_space", "requirements", "space_files"]

@@ -338,8 +338,8 @@ class _Handler(BaseHTTPRequestHandler):
         oid = repo.commit(revision, files, message)
         raise _Answer(200, {"commitUrl": f"{self.hub.url}/{name}/commit/{oid}", "commitOid": oid})
 
-    def resolve(self, name: str, revision: str, path: str) -> None:
-        repo = self._repo("model", name, revision)
+    def resolve(self, kind: str | None, name: str, revision: str, path: str) -> None:
+        repo = self._repo(_KINDS[kind or "models"], name, revision)
         commit, files = repo.branches.get(revision, revision), repo.files(revision)
         if path not in files:
             raise _Answer(404, {"error": "Entry not found"}, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
@@ -367,5 +367,9 @@ _ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("POST", r"/(?P<name>[^/]+/[^/]+)\.git/info/lfs/objects/batch", _Handler.batch),
     ("PUT", r"/storage/(?P<oid>\w+)", _Handler.store),
     ("POST", r"/verify", _Handler.verify),
-    ("GET HEAD", r"/(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
+    (
+        "GET HEAD",
+        r"/(?:(?P<kind>datasets|spaces)/)?(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)",
+        _Handler.resolve,
+    ),
 ]
