@@ -32,7 +32,8 @@ RESULT_FILE, CURVE_FILE = "calibration.json", "calibration.png"
 def calibrate(checkpoint: str, recipe: Recipe) -> dict[str, Any]:
     """Find the background threshold on a recipe's validation split, and store it in the checkpoint.
 
-    The threshold is the one at which "no class" overlaps best (IoU) with the pixels whose mask says 0. It goes into
+    The threshold is the one at which "no class" overlaps best (IoU) with the pixels whose mask says 0, among those that
+    leave half of the classes' pixels with a class. It goes into
     `config.json` and `preprocessor_config.json`, so that every way to predict uses it. The checkpoint is then
     evaluated, and the folder gets `calibration.json` (threshold, figures with and without it) and `calibration.png`
     (the curve). `metrics.json` is brought up to date if the recipe's labels and data are those of the checkpoint's own.
@@ -65,7 +66,13 @@ def calibrate(checkpoint: str, recipe: Recipe) -> dict[str, Any]:
     model = model if device is None else nn.Module.to(model, device)
     curve = _measure(model, dataset, build.build_inference(recipe), recipe.labels.ignore_index)
     threshold, iou = curve.best()
-    logger.info("threshold %.3f: no class overlaps with id 0 by %.4f", threshold, iou)
+    if iou <= curve.silence_iou:
+        logger.warning(
+            "threshold %.3f: IoU of id 0 is %.4f, and would be %.4f if no pixel had a class: the scores of this model "
+            "hardly tell id 0 from its classes. Make 0 a class and train anew: labels.classes: {0: background, …}, "
+            "labels.reduce_zero_label: false.",
+            *(threshold, iou, curve.silence_iou),
+        )
     draw_threshold_curve(folder / CURVE_FILE, curve.thresholds, curve.id0_iou, threshold)
     for name in ("config.json", "preprocessor_config.json"):
         _store(folder / name, threshold)
@@ -74,7 +81,7 @@ def calibrate(checkpoint: str, recipe: Recipe) -> dict[str, Any]:
     if _is_own(folder, recipe):
         old = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
         write_json(folder / METRICS_FILE, {**old, **metrics})
-    result = {**metrics["background"], "num_images": metrics["num_images"]}
+    result = {**metrics["background"], "id0_iou_of_silence": curve.silence_iou, "num_images": metrics["num_images"]}
     write_json(folder / RESULT_FILE, result)
     return result
 

@@ -42,7 +42,8 @@ def calibrate(
     if json:
         print_json(result)
         return
-    typer.echo(f"threshold {result['threshold']:.3f}, stored in {checkpoint}; curve: {checkpoint}/{CURVE_FILE}\n")
+    typer.echo(f"threshold {result['threshold']:.3f}, stored in {checkpoint}; curve: {checkpoint}/{CURVE_FILE}")
+    typer.echo(f"IoU of id 0 if no pixel had a class: {_percent(result['id0_iou_of_silence'])}\n")
     typer.echo(f"{'':32}{'without':>9}{'with':>9}")
     for title, key in _ROWS.items():
         typer.echo(f"{title:32}{_percent(result['without'][key]):>9}{_percent(result[key]):>9}")

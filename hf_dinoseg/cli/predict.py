@@ -58,7 +58,8 @@ def predict(
 
     Writes NAME.png, whose pixel values are the data set's own label ids in visible colours, and NAME_overlay.jpg for
     each picture NAME. Pictures of one name keep their folders. A picture that cannot be read is listed at the end, and
-    the others are done.
+    the others are done. Pictures of more than 67 million pixels are read, predicted and written by strips, and get no
+    overlay.
     """
     check_checkpoint(checkpoint)
     pictures, faults = find_pictures(files)
@@ -165,22 +166,28 @@ def _segment_all(
     """Segment and write, one picture after the other; what was written, and what failed with the reason."""
     from tqdm.auto import tqdm
 
+    from ..inference import is_large, segment_large
+
     written: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
     for picture, target in tqdm(targets.items(), unit="picture", disable=None):
         files = result_files(target, output, overlay)
         try:
-            result = segmenter(picture)
-            files[0].parent.mkdir(parents=True, exist_ok=True)
-            result.save(files[0])
-            if overlay:
+            large = is_large(picture)
+            if large:
+                segment_large(segmenter, picture, files[0])
+            else:
+                result = segmenter(picture)
+                files[0].parent.mkdir(parents=True, exist_ok=True)
+                result.save(files[0])
+            if overlay and not large:
                 result.overlay().save(files[1], quality=95)
         except Exception as error:  # one bad picture must not cost the others; what it was is told at the end
             logger.debug("%s failed", picture, exc_info=True)
             failed.append({"file": str(picture), "error": str(error) or type(error).__name__})
             continue
         entry: dict[str, Any] = {"file": str(picture), "label_map": str(files[0])}
-        if overlay:
+        if overlay and not large:
             entry["overlay"] = str(files[1])
         written.append(entry)
     return written, failed

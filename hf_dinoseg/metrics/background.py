@@ -11,7 +11,7 @@ from ..labels import LabelSpace
 from .confusion import confusion_matrix
 
 _PER_UNIT = 1000  # thresholds are told apart to a thousandth
-_BINS = 4 * _PER_UNIT  # scores of mask heads are sums over queries, and may exceed 1
+_BINS = 8 * _PER_UNIT  # scores of mask heads are sums over queries, and may exceed 1
 
 
 def background_matrices(
@@ -73,10 +73,10 @@ def _mean(values: np.ndarray) -> float:
 class ThresholdCurve:
     """IoU of id 0 against the classes, for every threshold on the best class's score. Pictures are added one at a time.
 
-    Scores are told apart to a thousandth; those of 4 and more count as the highest.
+    Scores are told apart to a thousandth; those of 8 and more count as the highest.
 
     Attributes:
-        of_zero, of_classes: (4000,) int64, pixels of id 0, and of the classes, by score.
+        of_zero, of_classes: (8000,) int64, pixels of id 0, and of the classes, by score.
     """
 
     def __init__(self) -> None:
@@ -91,18 +91,27 @@ class ThresholdCurve:
 
     @property
     def thresholds(self) -> np.ndarray:
-        """(4000,) float64: 0, 0.001, … 3.999. At 0 every pixel has a class."""
+        """(8000,) float64: 0, 0.001, … 7.999. At 0 every pixel has a class."""
         return np.arange(_BINS) / _PER_UNIT
 
     @property
     def id0_iou(self) -> np.ndarray:
-        """(4000,) IoU of "score below the threshold" with id 0; NaN everywhere if no pixel is of id 0."""
+        """(8000,) IoU of "score below the threshold" with id 0; NaN everywhere if no pixel is of id 0."""
         total = int(self.of_zero.sum())
-        found, wrong = (np.concatenate(([0], np.cumsum(h.numpy())[:-1])) for h in (self.of_zero, self.of_classes))
+        found, wrong = self._below()
         return found / (total + wrong) if total else np.full(_BINS, np.nan)
+
+    @property
+    def silence_iou(self) -> float:
+        """The same IoU for no class at any pixel: what a threshold has to exceed to be worth something."""
+        zero, classes = int(self.of_zero.sum()), int(self.of_classes.sum())
+        return zero / (zero + classes) if zero else float("nan")
 
     def best(self) -> tuple[float, float]:
         """The threshold with the highest IoU, the middle one of equals, and that IoU.
+
+        Only thresholds that leave at least half of the classes' pixels with a class are looked at. Otherwise, where
+        most pixels are of id 0 and scores tell nothing, the best would be to say nothing at all.
 
         Raises:
             ValueError: if no pixel of id 0 was seen, or none of a class.
@@ -113,7 +122,12 @@ class ThresholdCurve:
                 f"the validation masks hold no pixel of {missing}, so no threshold can be told to be better than "
                 "another. Calibrate on pictures whose masks show both."
             )
-        iou = self.id0_iou
+        iou = np.where(2 * self._below()[1] <= int(self.of_classes.sum()), self.id0_iou, -1.0)
         equal = np.flatnonzero(iou == iou.max())
         place = int(equal[len(equal) // 2])
         return float(self.thresholds[place]), float(iou[place])
+
+    def _below(self) -> tuple[np.ndarray, np.ndarray]:
+        """(8000,) pixels of id 0, and of the classes, whose score is below each threshold."""
+        first, second = (np.concatenate(([0], np.cumsum(h.numpy())[:-1])) for h in (self.of_zero, self.of_classes))
+        return first, second

@@ -60,10 +60,24 @@ def test_the_chosen_threshold_is_the_best_of_all_tried_one_by_one():
         all_scores.append(scores)
     mask, scores = np.stack(masks), np.stack(all_scores)
     seen = mask != 255
-    tried = [iou((mask == 0)[seen], (scores < t)[seen]) for t in np.arange(4000, dtype=np.float32) / 1000]
+    tried = [iou((mask == 0)[seen], (scores < t)[seen]) for t in np.arange(8000, dtype=np.float32) / 1000]
     assert np.allclose(curve.id0_iou, tried, atol=1e-9)
     threshold, best = curve.best()
     assert best == max(tried) and 0.3 < threshold < 0.6
+    zero = (mask == 0)[seen]
+    assert curve.silence_iou == pytest.approx(zero.mean()) and best > zero.mean()
+
+
+def test_a_threshold_that_silences_most_of_the_classes_is_not_chosen():
+    """Scores that tell nothing, and nine pixels of ten are 0: silence everywhere would have the highest IoU."""
+    scores = torch.rand(100, 100, generator=torch.Generator().manual_seed(0))
+    truth = torch.full((100, 100), 255)
+    truth[:10] = 0
+    curve = ThresholdCurve()
+    curve.update(scores, truth, truth == 255, 255)
+    threshold, best = curve.best()
+    assert (scores[:10] < threshold).float().mean() == pytest.approx(0.5, abs=2e-3)
+    assert best < curve.silence_iou == 0.9
 
 
 def test_without_pixels_of_0_or_of_a_class_there_is_nothing_to_choose():
