@@ -160,3 +160,14 @@ def test_files_that_are_there_are_replaced_only_if_asked(home: Path) -> None:
 def test_output_that_is_a_file_is_wrong_usage(home: Path) -> None:
     Path("o").write_text("")
     assert run(picture("a.jpg"), "-o", "o").exit_code == 2
+
+
+def test_a_large_picture_is_done_by_strips_without_an_overlay(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+    monkeypatch.setattr("hf_dinoseg.inference.is_large", lambda path: path.name == "big.png")
+    monkeypatch.setattr("hf_dinoseg.inference.segment_large", lambda *arguments: done.append(arguments[1:]))
+    result = run(picture("big.png"), picture("a.jpg"), "-o", "o", "--json")
+    assert result.exit_code == 0, result.output
+    assert done == [(Path("big.png"), Path("o/big.png"))]
+    assert json.loads(result.stdout)["written"][0] == {"file": "big.png", "label_map": "o/big.png"}
+    assert written() == ["a.png", "a_overlay.jpg"]
