@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +226,9 @@ def test_missing_packages_are_named_with_their_cure(
     result = run(checkpoint, "-o", tmp_path / "m.onnx")
     assert result.exit_code == 1 and "no_such_package" in result.stderr
     assert "pip install hf-dinoseg[onnx]" in result.stderr and not (tmp_path / "m.onnx").exists()
+
+
+def test_the_command_line_starts_without_what_only_these_verbs_need() -> None:
+    code = "import hf_dinoseg.cli, sys; print({'gradio', 'onnx', 'onnxscript', 'onnxruntime'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
