@@ -34,6 +34,10 @@ class BackboneFeatures(NamedTuple):
     maps: tuple[Tensor, ...]
     extent: tuple[int, int]
 
+    def on(self, device: torch.device) -> BackboneFeatures:
+        """The maps on another device; the same ones where they are there already."""
+        return BackboneFeatures(tuple(level.to(device) for level in self.maps), self.extent)
+
 
 class TokenStream(NamedTuple):
     """A plain ViT taken apart, for a head that runs its blocks itself.

@@ -70,7 +70,9 @@ class EomtHead(nn.Module):
     def attn_mask_probs(self, probabilities: Sequence[float]) -> None:
         self.config.attn_mask_probs = [float(p) for p in probabilities]
 
-    def forward(self, backbone: Backbone, pixel_values: Tensor, frame: Frame, output_auxiliary: bool) -> DinoSegOutput:
+    def forward(
+        self, pixel_values: Tensor, frame: Frame, output_auxiliary: bool, *, backbone: Backbone
+    ) -> DinoSegOutput:
         stream = backbone.token_stream(pixel_values)
         first = len(stream.blocks) - len(self.attn_mask_probs)
         tokens = stream.tokens
@@ -78,7 +80,7 @@ class EomtHead(nn.Module):
             for block in stream.blocks[:first]:
                 tokens = block(tokens, **stream.position)
 
-        tokens = torch.cat((self.queries.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens), dim=1)
+        tokens = torch.cat((self.queries.to(tokens).expand(tokens.shape[0], -1, -1), tokens), dim=1)
         auxiliary: list[dict[str, Tensor]] = []
         for probability, block in zip(self.attn_mask_probs, stream.blocks[first:], strict=True):
             masked = probability > 0 if self.training else probability >= 0.5
@@ -99,7 +101,7 @@ class EomtHead(nn.Module):
 
     def _read(self, stream: TokenStream, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Class logits (B, Q, C + 1), mask embeddings (B, Q, D) and upscaled patch features (B, D, 4h, 4w)."""
-        normed = stream.norm(tokens).to(self.queries.dtype)
+        normed = stream.norm(tokens).to(self.queries)
         num_queries = len(self.queries)
         patches = normed[:, num_queries + stream.num_prefix :].transpose(1, 2).unflatten(2, stream.grid)
         queries = normed[:, :num_queries]

@@ -21,9 +21,11 @@ class LinearHead(nn.Module):
         self.dropout = nn.Dropout2d(0.1)
         self.classify = nn.Conv2d(sum(backbone.channels), config.num_labels or 0, kernel_size=1)
 
-    def forward(self, backbone: Backbone, pixel_values: Tensor, frame: Frame, output_auxiliary: bool) -> DinoSegOutput:
+    def forward(
+        self, pixel_values: Tensor, frame: Frame, output_auxiliary: bool, *, backbone: Backbone
+    ) -> DinoSegOutput:
         """`output_auxiliary` changes nothing: there is one prediction."""
-        maps = [level.to(self.classify.weight.dtype) for level in backbone(pixel_values).maps]
+        maps = [level.to(self.classify.weight.dtype) for level in backbone(pixel_values).on(pixel_values.device).maps]
         finest = maps[0].shape[-2:]
         features = torch.cat([resize_covered(level, finest, (1.0, 1.0)) for level in maps], dim=1)
         logits = self.classify(self.dropout(self.norm(features)))

@@ -164,8 +164,10 @@ class Mask2FormerHead(nn.Module):
             dim, num_heads, config.decoder_layers, config.decoder_ffn_dim, config.num_queries, config.num_labels or 0
         )
 
-    def forward(self, backbone: Backbone, pixel_values: Tensor, frame: Frame, output_auxiliary: bool) -> DinoSegOutput:
-        features = backbone(pixel_values)
+    def forward(
+        self, pixel_values: Tensor, frame: Frame, output_auxiliary: bool, *, backbone: Backbone
+    ) -> DinoSegOutput:
+        features = backbone(pixel_values).on(pixel_values.device)
         dtype = self.pixel_decoder.level_embed.dtype
         if self.adapter is None:
             pyramid = [level.to(dtype) for level in features.maps]

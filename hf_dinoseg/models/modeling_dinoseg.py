@@ -24,7 +24,7 @@ from .outputs import DinoSegOutput, Frame
 logger = logging.getLogger(__name__)
 
 #: A head is built as `Head(config, backbone)`, has `pad_multiple`, and is called with
-#: `(backbone, padded pixel_values, frame, output_auxiliary)`; it returns a `DinoSegOutput` whose maps span the frame.
+#: `(padded pixel_values, frame, output_auxiliary, backbone=…)`; it returns a `DinoSegOutput` whose maps span the frame.
 HEADS: dict[str, Any] = {
     "mask2former": Mask2FormerHead,
     "eomt": EomtHead,
@@ -43,6 +43,7 @@ class DinoSegPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_attention_backend = True
     _no_split_modules = ["Mask2FormerHead", "EomtHead", "LinearHead"]
+    _skip_keys_device_placement = ["backbone"]  # heads are given the module, which stays on its own device
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         """For code from outside transformers, the library passes over modules that hold no parameter directly, in case
@@ -97,7 +98,7 @@ class DinoSegForSemanticSegmentation(DinoSegPreTrainedModel):
         frame = Frame(height, width, padded.shape[-2], padded.shape[-1])
         if output_auxiliary is None:
             output_auxiliary = self.training
-        return self.head(self.backbone, padded, frame, output_auxiliary)
+        return self.head(padded, frame, output_auxiliary, backbone=self.backbone)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.backbone.model.get_input_embeddings()
