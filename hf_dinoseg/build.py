@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import platform
 import time
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,6 +34,7 @@ from .losses import MaskClassificationLoss, PixelLoss, balanced_class_weights
 from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor
 from .recipe import Recipe, load_recipe
 from .training import DinoSegTrainer, MaskAnnealing, RunError, apply_tuning
+from .training.results import versions, write_results
 from .training.run_folder import RECIPE_FILE, claim, inspect
 
 logger = logging.getLogger(__name__)
@@ -281,6 +280,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
         if recipe.data.on_bad_sample == "skip":
             parts = {**skipped, "while_running": later}
             write_json(folder / SKIPPED_FILE, {name: [s._asdict() for s in part] for name, part in parts.items()})
+        write_results(folder, trainer, everything, metrics, folder.name, recipe.to_yaml())
         describe(folder, recipe.labels.to_dict(), recipe.to_dict(), metrics)
     if pushes:
         pushed = pushes.finish(folder, f"End of training, weights of step {step}")
@@ -294,7 +294,7 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
     Args:
         checkpoint: folder or Hub id.
         recipe: where the data is, and how pictures are predicted; None takes the checkpoint's own `recipe.yaml`.
-        output: folder for `metrics.json` and `panels/`; None writes nothing.
+        output: folder for `metrics.json`, `panels/` and what `write_results` writes; None writes nothing.
 
     Raises:
         RunError: if recipe and checkpoint disagree on what the labels mean.
@@ -334,6 +334,8 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
         metrics = _evaluate(trainer, dataset, folder / "panels")
         if args.process_index == 0:
             write_json(folder / METRICS_FILE, metrics)
+            if output:
+                write_results(folder, trainer, dataset, metrics, Path(checkpoint).name, recipe.to_yaml())
     return metrics
 
 
@@ -383,9 +385,7 @@ def _evaluate(trainer: DinoSegTrainer, dataset: EvalDataset, panels: Path) -> di
     result["inference"] = trainer.inference
     policy = {"policy": trainer.background.policy, "threshold": trainer.background.threshold}
     result["background"] = {**policy, **result.get("background", {})}
-    result["versions"] = {"python": platform.python_version()} | {
-        name: version(name) for name in ("hf-dinoseg", "torch", "transformers", "datasets", "accelerate")
-    }
+    result["versions"] = versions()
     return result
 
 

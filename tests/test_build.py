@@ -1,5 +1,6 @@
 """A whole run on generated pictures, from recipe to checkpoint folder."""
 
+import csv
 import json
 
 import numpy as np
@@ -58,6 +59,18 @@ def test_evaluate_on_the_checkpoint_repeats_the_figure(run, tmp_path):
     assert again["mean_iou"] == metrics["mean_iou"]
     assert again["per_category_iou"] == pytest.approx(metrics["per_category_iou"], nan_ok=True)
     assert len(list((tmp_path / "report" / "panels").glob("*.png"))) == 2
+    names = {"metrics.json", "per_class.csv", "per_image.csv", "confusion.png", "panels", "report.html"}
+    assert {p.name for p in (tmp_path / "report").iterdir()} == names
+    assert names - {"panels"} <= {p.name for p in folder.iterdir()}  # training leaves them too
+    with (tmp_path / "report" / "per_class.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["background", "artery", "vein", "disc"]
+    assert float(rows[0]["iou"]) == pytest.approx(metrics["per_category_iou"]["0 background"], abs=1e-6)
+    with (tmp_path / "report" / "per_image.csv").open(newline="") as file:
+        scores = [float(row["mean_iou"]) for row in csv.DictReader(file)]
+    assert scores == sorted(scores) and len(scores) == 3
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert page.count("<article") == 3 and f"{100 * metrics['mean_iou']:.1f} %" in page
 
 
 def test_evaluate_without_an_output_folder_writes_nothing(run, tmp_path, monkeypatch):

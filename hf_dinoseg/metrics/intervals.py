@@ -76,8 +76,8 @@ def iou_intervals(
 
     Returns:
         `mean_iou_interval`: [low, high]; `per_category_iou_interval`: `{"<original id> <name>": [low, high]}`;
-        `interval`: `{"level", "resamples"}`. Both ends are NaN for a class that is nowhere, and everywhere when there
-        are fewer than two pictures, which say nothing about how pictures differ.
+        `interval`: `{"level", "resamples"}`. Both ends are NaN for a class that is in fewer than two pictures, and
+        everywhere when there are fewer than two: one says nothing about how pictures differ.
     """
     images, _, classes = counts.shape
     means, ious = np.empty((0,)), np.empty((0, classes))
@@ -96,6 +96,8 @@ def iou_intervals(
         number = known.sum(axis=1)
         means = np.where(known, ious, 0).sum(axis=1)[number > 0] / number[number > 0]
     keys = category_keys(label_space)
+    often = (counts[:, 1:].sum(axis=1) > 0).sum(axis=0) > 1  # classes that are true or predicted in two pictures
+    ious = np.where(often, ious, np.nan)
     return {
         "mean_iou_interval": _middle(means),
         "per_category_iou_interval": {key: _middle(ious[:, c]) for c, key in enumerate(keys)},

@@ -38,9 +38,9 @@ def test_counts_of_a_picture() -> None:
 
 
 def test_intervals_are_the_quantiles_of_draws_counted_one_by_one() -> None:
-    counts = pictures(7)
+    counts = pictures(9)
     result = iou_intervals(counts, SPACE, resamples=50, seed=3)
-    drawn = np.random.default_rng(3).integers(7, size=(50, 7))
+    drawn = np.random.default_rng(3).integers(9, size=(50, 9))
     draws = np.array([one_draw(counts, chosen) for chosen in drawn])
     assert 0 < np.isnan(draws[:, 2]).sum() < 50  # some draws hold no sky: they have no say in its interval
     np.testing.assert_allclose(result["mean_iou_interval"], np.quantile(np.nanmean(draws, axis=1), [0.025, 0.975]))
@@ -65,7 +65,8 @@ def test_the_interval_covers_what_more_pictures_would_say() -> None:
 def test_seeded_and_nan_where_nothing_can_be_said() -> None:
     counts = pictures(9)
     assert iou_intervals(counts, SPACE) == iou_intervals(counts, SPACE)
-    counts[:, :, 2] = 0
+    counts[1:, :, 2] = 0
+    counts[0, :, 2] = 3  # in one picture only
     result = iou_intervals(counts, SPACE, resamples=20)
     assert all(math.isnan(x) for x in result["per_category_iou_interval"]["9 sky"])
     assert all(math.isfinite(x) for x in result["mean_iou_interval"])

@@ -1,0 +1,225 @@
+"""The evaluation as one page that needs nothing else: figures, classes, confusion, and pictures one can look into."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader
+from PIL import Image
+
+from ..labels import LabelSpace
+from .overlay import check_size
+from .palette import class_colors, void_mask
+
+_LONGEST_SIDE = 640  # of pictures in the page, in pixels
+_TILES = {
+    "mean_iou": "mean IoU",
+    "mean_dice": "mean Dice",
+    "mean_accuracy": "mean accuracy",
+    "overall_accuracy": "overall accuracy",
+    "mean_boundary_iou": "boundary IoU",
+    "mean_precision": "mean precision",
+    "frequency_weighted_iou": "frequency-weighted IoU",
+    "expected_calibration_error": "calibration error",
+}
+_COLUMNS = {
+    "dice": "Dice",
+    "precision": "precision",
+    "recall": "recall",
+    "f_beta": "F-beta",
+    "boundary_iou": "boundary IoU",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ReportPicture:
+    """A picture of the report.
+
+    Attributes:
+        name: what it is called.
+        image: RGB.
+        truth, prediction: (H, W) original ids, of the image's size.
+        mean_iou: over its own classes, 0 to 1 or NaN.
+    """
+
+    name: str
+    image: Image.Image
+    truth: np.ndarray
+    prediction: np.ndarray
+    mean_iou: float
+
+
+def render_report(
+    title: str,
+    metrics: Mapping[str, Any],
+    matrix: np.ndarray,
+    label_space: LabelSpace,
+    pictures: Sequence[ReportPicture],
+    recipe: str = "",
+    caption: str = "",
+) -> str:
+    """Write the page.
+
+    Photographs are stored as JPEG of at most 640 pixels, label maps as PNG, so that a picture takes about 100 kB.
+    Whatever comes from data (names, ids, the recipe) is escaped.
+
+    Args:
+        title: what was evaluated.
+        metrics: what `metrics.json` holds. Figures that are missing or NaN are left out or shown as a dash.
+        matrix: (C, C + 1) counts, see `metrics.confusion_matrix`.
+        label_space: names and colours.
+        pictures: in the order in which they are to be seen.
+        recipe: its text.
+        caption: what predictions do with background, if there is something to say.
+
+    Returns:
+        HTML that loads nothing from anywhere.
+
+    Raises:
+        ValueError: if the sizes of a picture and its maps differ, or on ids that the label space does not know.
+    """
+    counts = np.asarray(matrix).astype(np.int64)
+    colors = class_colors(label_space)
+    names = [label_space.id2label[train_id] for train_id in range(label_space.num_labels)]
+    rgb = [colors[i] for i in label_space.original_ids]
+    if not counts[:, -1].any():
+        counts = counts[:, :-1]
+    embedded = [_embed(picture, label_space) for picture in pictures]
+    present = sorted({int(i) for picture in embedded for i in picture["present"]})
+    columns = ["id", "class", "IoU", "95 % interval", *_columns(metrics).values(), "of truth"]
+    template = Environment(loader=PackageLoader("hf_dinoseg.visualize", "."), autoescape=True).get_template(
+        "report.html.j2"
+    )
+    return template.render(
+        title=title,
+        subtitle=f"{metrics['num_images']} validation pictures, {label_space.num_labels} classes, "
+        f"{int(np.asarray(matrix).sum()):,} labelled pixels" + (f"; {caption}" if caption else ""),
+        tiles=_tiles(metrics),
+        columns=columns,
+        rows=_rows(metrics, np.asarray(matrix), label_space, rgb),
+        absent=metrics.get("num_absent_classes"),
+        unanswered=counts.shape[1] > len(names),
+        pictures_text=_pictures_text(len(pictures), int(metrics["num_images"])),
+        shown=[{"index": i, "name": names[i], "color": rgb[i], "on": any(rgb[i])} for i in present],
+        pictures=[
+            {
+                "name": picture.name,
+                "note": "" if math.isnan(picture.mean_iou) else f"mean IoU {100 * picture.mean_iou:.1f} %",
+                **{key: shown[key] for key in ("width", "height")},
+            }
+            for picture, shown in zip(pictures, embedded, strict=True)
+        ],
+        caption=caption,
+        recipe=recipe,
+        metrics_text=json.dumps(_without_nan(metrics), indent=2, ensure_ascii=False),
+        versions=", ".join(f"{name} {number}" for name, number in (metrics.get("versions") or {}).items()),
+        data={
+            "names": names,
+            "colors": rgb,
+            "matrix": counts.tolist(),
+            "pictures": [{key: shown[key] for key in ("photo", "truth", "prediction")} for shown in embedded],
+        },
+    )
+
+
+def _pictures_text(shown: int, total: int) -> str:
+    if shown == total:
+        return "All pictures, worst first."
+    return f"The {shown - shown // 2} worst and the {shown // 2} best of {total}, by the mean IoU of each; worst first."
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _without_nan(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {str(key): _without_nan(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_without_nan(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def _tiles(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
+    tiles = []
+    for key, name in _TILES.items():
+        if _is_figure(metrics.get(key)):
+            interval = metrics.get(f"{key}_interval")
+            note = f"95 % interval {_range(interval)}" if interval and _is_figure(interval[0]) else ""
+            tiles.append({"name": name, "value": f"{100 * metrics[key]:.1f} %", "note": note})
+    return tiles
+
+
+def _range(interval: Sequence[float | None]) -> str:
+    low, high = (100 * end if end is not None and math.isfinite(end) else None for end in interval)
+    return "-" if low is None else f"{low:.1f} to {high:.1f}"
+
+
+def _columns(metrics: Mapping[str, Any]) -> dict[str, str]:
+    found = {key: name for key, name in _COLUMNS.items() if metrics.get(f"per_category_{key}")}
+    return {k: f"F{metrics['beta']:g}" if k == "f_beta" and metrics.get("beta") else name for k, name in found.items()}
+
+
+def _rows(
+    metrics: Mapping[str, Any], matrix: np.ndarray, label_space: LabelSpace, colors: Sequence[tuple[int, int, int]]
+) -> list[dict[str, Any]]:
+    truth = matrix.sum(axis=1)
+    intervals: Mapping[str, Any] = metrics.get("per_category_iou_interval") or {}
+    rows = []
+    for train_id, original_id in enumerate(label_space.original_ids):
+        name = label_space.id2label[train_id]
+        key = f"{original_id} {name}"
+        interval: Any = intervals.get(key) or (None, None)
+        cells = [_cell(metrics["per_category_iou"].get(key))]
+        known = all(map(_is_figure, interval))
+        cells.append({"value": 100 * (interval[1] - interval[0]) if known else "", "text": _range(interval)})
+        cells += [_cell(metrics[f"per_category_{kind}"].get(key)) for kind in _columns(metrics)]
+        cells.append(_cell(float(truth[train_id]) / max(float(truth.sum()), 1.0)))
+        rows.append({"id": original_id, "name": name, "color": colors[train_id], "cells": cells})
+    return rows
+
+
+def _cell(value: Any) -> dict[str, Any]:
+    return {"value": 100 * value, "text": f"{100 * value:.1f}"} if _is_figure(value) else {"value": "", "text": "-"}
+
+
+def _embed(picture: ReportPicture, label_space: LabelSpace) -> dict[str, Any]:
+    """A picture as data URIs. A label map's pixels hold train ids in red (low byte) and green, void the one after."""
+    check_size(picture.image, picture.truth, "truth")
+    check_size(picture.image, picture.prediction, "prediction")
+    width, height = picture.image.size
+    scale = min(1.0, _LONGEST_SIDE / max(width, height))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    result: dict[str, Any] = {"width": size[0], "height": size[1], "present": set()}
+    photo = picture.image.convert("RGB").resize(size, Image.Resampling.BOX)
+    result["photo"] = _data_uri(photo, "JPEG", quality=82)
+    for name in ("truth", "prediction"):
+        train_ids = _train_ids(getattr(picture, name), label_space)
+        result["present"] |= set(np.unique(train_ids).tolist()) - {label_space.num_labels}
+        shrunk = np.asarray(Image.fromarray(train_ids.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
+        channels = np.stack((shrunk % 256, shrunk // 256, np.zeros_like(shrunk)), axis=-1)
+        result[name] = _data_uri(Image.fromarray(channels.astype(np.uint8)), "PNG", optimize=True)
+    return result
+
+
+def _train_ids(original_ids: np.ndarray, label_space: LabelSpace) -> np.ndarray:
+    """(H, W) places among the classes, merged ones where they went; void is C."""
+    table = {original_id: place for place, original_id in enumerate(label_space.original_ids)}
+    table |= {source: table[target] for source, target in label_space.merge.items()}
+    is_void = void_mask(original_ids, label_space)
+    ids = np.array(sorted(table))
+    places = np.array([table[i] for i in ids.tolist()])[np.searchsorted(ids, np.where(is_void, ids[0], original_ids))]
+    return np.where(is_void, label_space.num_labels, places)
+
+
+def _data_uri(picture: Image.Image, kind: str, **options: Any) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
