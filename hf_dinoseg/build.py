@@ -1,4 +1,4 @@
-"""From a recipe to objects, and through a run: the only place that unpacks a recipe."""
+"""Through a run: training by a recipe, and measuring a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 from transformers import TrainingArguments, set_seed
 
-from .data import (
-    EvalDataset,
-    RareClassCrops,
-    SegmentationDataset,
-    Skipped,
-    TrainTransform,
-    class_counts,
-    drop_bad,
-    load_source,
-    prepare_targets,
-)
+from .data import EvalDataset
 from .doctor import BAD_SAMPLE_CODES, check_backbone_processor, quick_checks
-from .hub.converters import init_head_from
 from .hub.describe import METRICS_FILE, describe, hardware, write_json
-from .hub.push_callback import PushCallback
-from .inference import Background
 from .labels import LabelSpace
-from .losses import MaskClassificationLoss, PixelLoss, balanced_class_weights
 from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor
+from .objects import (
+    build_background,
+    build_criterion,
+    build_eval_dataset,
+    build_inference,
+    build_model,
+    build_processor,
+    build_pushes,
+    build_source,
+    build_stream,
+    build_train_dataset,
+    evenly,
+    is_stored_stream,
+    prepare_splits,
+)
 from .recipe import Recipe, load_recipe
-from .training import DinoSegTrainer, MaskAnnealing, RunError, apply_tuning
+from .training import DinoSegTrainer, MaskAnnealing, RunError
 from .training.results import versions, write_results
 from .training.run_folder import RECIPE_FILE, claim, inspect
 
@@ -42,163 +42,6 @@ logger = logging.getLogger(__name__)
 SKIPPED_FILE = "skipped.json"
 # what a resumed run may have otherwise than it began with
 _MAY_CHANGE = {("data", key) for key in ("root", "file", "num_proc", "max_pixels", "on_bad_sample")}
-_STATISTICS = ("image_mean", "image_std")  # fields of `model` that the image processor has
-# fields of `model` that say how it learns, and not what it is
-_LEARNING = (
-    "tune",
-    "tune_blocks",
-    "layer_decay",
-    "lora_rank",
-    "backbone_learning_rate_multiplier",
-    "backbone_warmup_steps",
-    "ema_decay",
-)
-
-
-# ---------------------------------------------------------------------- objects
-
-
-def build_source(recipe: Recipe) -> DatasetDict:
-    """`train` and `validation` as files: columns `id`, `image`, `mask`; nothing is read yet."""
-    return load_source(**recipe.data.source_fields())
-
-
-def build_data(recipe: Recipe, source: DatasetDict | None = None) -> DatasetDict:
-    """The source's splits, with train-id label maps; see `data.prepare_targets`."""
-    return _prepare(recipe, source or build_source(recipe))[0]
-
-
-def _prepare(recipe: Recipe, source: DatasetDict) -> tuple[DatasetDict, dict[str, list[Skipped]]]:
-    """The prepared splits, and of each the samples that were taken out."""
-    data = recipe.data
-    good, skipped = DatasetDict(), {}
-    for name, split in source.items():
-        prepared = prepare_targets(split, recipe.labels, data.num_proc, data.max_pixels, data.on_bad_sample)
-        good[name], skipped[name] = drop_bad(prepared, name)
-    return good, skipped
-
-
-def build_processor(recipe: Recipe) -> DinoSegImageProcessor:
-    """The image processor; it resizes only if the recipe asks for it."""
-    edge = recipe.evaluation.shortest_edge
-    resize = {"do_resize": True, "size": {"shortest_edge": edge}} if edge else {"do_resize": False}
-    statistics = {name: getattr(recipe.model, name) for name in _STATISTICS}
-    given = {name: list(value) for name, value in statistics.items() if value is not None}
-    return DinoSegImageProcessor(label_space=recipe.labels.to_dict(), **given, **resize)
-
-
-def build_model(recipe: Recipe) -> DinoSegForSemanticSegmentation:
-    """Backbone with its pretrained weights (or random ones, from a config) and a new head, or one taken over."""
-    fields = recipe.model.model_dump(exclude={"backbone", "num_labels", "init_head_from", *_LEARNING, *_STATISTICS})
-    model = DinoSegForSemanticSegmentation.from_backbone(
-        recipe.model.backbone,
-        label_space=recipe.labels.to_dict(),
-        id2label=recipe.labels.id2label,
-        label2id=recipe.labels.label2id,
-        inference=build_inference(recipe),
-        freeze_backbone=recipe.model.tune == "head",
-        background_threshold=recipe.evaluation.background_threshold,
-        **fields,
-    )
-    if recipe.model.init_head_from:
-        init_head_from(model, recipe.model.init_head_from)
-    tune = recipe.model
-    apply_tuning(model, tune.tune, last_blocks=tune.tune_blocks, lora_rank=tune.lora_rank)
-    return model
-
-
-def build_inference(recipe: Recipe) -> dict[str, Any]:
-    """How pictures are predicted, in evaluation and, stored in the checkpoint's config, by `Segmenter`."""
-    evaluation = recipe.evaluation
-    return {
-        "mode": evaluation.mode,
-        "window": evaluation.window,
-        "stride": evaluation.stride,
-        "batch_size": evaluation.batch_size,
-        "blend": evaluation.blend,
-        "tta": evaluation.tta.model_dump(),
-    }
-
-
-def build_background(recipe: Recipe, stored: float | None = None) -> Background:
-    """What is answered where no class is likely; `stored` is the checkpoint's threshold."""
-    return Background.resolve(recipe.evaluation.background, recipe.evaluation.background_threshold, stored)
-
-
-def build_criterion(recipe: Recipe, train: Dataset | None = None) -> MaskClassificationLoss | PixelLoss:
-    """The loss that fits the head.
-
-    Args:
-        train: the prepared training split, where classes are counted for `class_weights: auto`.
-    """
-    labels, loss = recipe.labels, recipe.loss
-    pixels = recipe.model.head == "linear"
-    weights = None
-    if loss.class_weights == "auto":
-        if train is None or "pixel_counts" not in train.column_names:
-            raise RunError(
-                "loss.class_weights: auto counts classes in prepared training data, which there is none of here; write "
-                "a weight for each class that needs one: {3: 2.5}."
-            )
-        counts = class_counts(train, labels.num_labels, "pixels" if pixels else "masks")
-        weights = balanced_class_weights(counts)
-    elif loss.class_weights is not None:
-        weights = torch.ones(labels.num_labels)
-        for original, weight in loss.class_weights.items():
-            weights[list(labels.original_ids).index(original)] = weight
-    if pixels:
-        return PixelLoss(
-            labels.num_labels, labels.ignore_index, loss.pixel_ce_weight, loss.pixel_dice_weight, class_weights=weights
-        )
-    settings = loss.model_dump(exclude={"class_weights", "pixel_ce_weight", "pixel_dice_weight"})
-    return MaskClassificationLoss(labels.num_labels, **settings, class_weights=weights)
-
-
-def build_train_dataset(recipe: Recipe, split: Dataset) -> SegmentationDataset:
-    data = recipe.data
-    transform = TrainTransform(
-        crop_size=data.crop_size,
-        scale=data.scale,
-        max_class_share=data.max_class_share,
-        flip=data.flip,
-        photometric=data.photometric,
-        ignore_index=recipe.labels.ignore_index,
-        vertical_flip=data.vertical_flip,
-        rotation=data.rotation,
-    )
-    share = data.rare_class_crops
-    rare = RareClassCrops(share, split["class_labels"][:], split["pixel_counts"][:]) if share else None
-    return SegmentationDataset(split, transform, recipe.training["seed"], data.max_pixels, data.on_bad_sample, rare)
-
-
-def build_eval_dataset(
-    recipe: Recipe, split: Dataset, processor: DinoSegImageProcessor, num_skipped: int = 0
-) -> EvalDataset:
-    data = recipe.data
-    return EvalDataset(split, processor, recipe.labels, data.max_pixels, data.on_bad_sample, num_skipped)
-
-
-def build_pushes(recipe: Recipe) -> PushCallback | None:
-    """What pushes to the Hub, if the recipe asks for it; the repository is opened, so that no run ends at a token."""
-    if not recipe.training.get("push_to_hub") or recipe.hub.repo_id is None:
-        return None
-    return PushCallback(
-        recipe.hub.repo_id,
-        private=recipe.hub.private,
-        revision=recipe.training.get("hub_revision"),
-        strategy=recipe.training.get("hub_strategy", "every_save"),
-        always=recipe.training.get("hub_always_push", False),
-    )
-
-
-def evenly(split: Dataset, count: int | None) -> Dataset:
-    """At most `count` rows, spread over the whole set: neighbours in a video or a volume look alike."""
-    if count is None or count >= len(split):
-        return split
-    return split.select(np.linspace(0, len(split) - 1, count).round().astype(int))
-
-
-# ---------------------------------------------------------------------- a run
 
 
 def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, force: bool = False) -> dict[str, Any]:
@@ -227,7 +70,8 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
         source = build_source(recipe)
         if args.process_index == 0:
             _check_data(source, recipe, force)
-        data, skipped = _prepare(recipe, source)
+        streaming = recipe.data.streaming
+        data, skipped = prepare_splits(recipe, DatasetDict(validation=source["validation"]) if streaming else source)
     left_out = len(skipped["validation"])
     model, processor = build_model(recipe), build_processor(recipe)
     pushes = build_pushes(recipe) if args.process_index == 0 else None
@@ -241,12 +85,12 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
     trainer = DinoSegTrainer(
         model,
         args,
-        criterion=build_criterion(recipe, data["train"]),
+        criterion=build_criterion(recipe, data.get("train")),
         label_space=recipe.labels,
         inference=build_inference(recipe),
         background=build_background(recipe),
         processing_class=processor,
-        train_dataset=build_train_dataset(recipe, data["train"]),
+        train_dataset=build_stream(recipe, source, args) if streaming else build_train_dataset(recipe, data["train"]),
         eval_dataset=build_eval_dataset(
             recipe, evenly(data["validation"], recipe.evaluation.max_samples), processor, left_out
         ),
@@ -271,7 +115,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
     everything = build_eval_dataset(recipe, data["validation"], processor, left_out)
     metrics = _evaluate(trainer, everything, folder / "panels" / "final")
     metrics["step"] = step
-    metrics["train_images"] = len(data["train"])
+    metrics["train_images"] = None if is_stored_stream(recipe) else len(data.get("train", source["train"]))
     metrics["seconds"] = round(time.time() - started, 1)
     metrics["hardware"] = hardware(args.device, args.world_size)
     trainer.save_model()
@@ -316,7 +160,7 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
         folder = Path(output or scratch)
         args = TrainingArguments(**_training_arguments(recipe) | {"output_dir": str(folder)})
         with args.main_process_first(desc="reading masks"):
-            data, skipped = _prepare(recipe, DatasetDict(validation=build_source(recipe)["validation"]))
+            data, skipped = prepare_splits(recipe, DatasetDict(validation=build_source(recipe)["validation"]))
         dataset = build_eval_dataset(recipe, data["validation"], processor, len(skipped["validation"]))
         trainer = DinoSegTrainer(
             model,

@@ -13,7 +13,8 @@ from datasets import DatasetDict
 from torch import nn
 from tqdm.auto import tqdm
 
-from . import build
+from . import objects
+from .build import evaluate
 from .data import EvalDataset, zero_is_void
 from .hub.describe import METRICS_FILE, write_json
 from .inference import predict_best
@@ -61,10 +62,10 @@ def calibrate(checkpoint: str, recipe: Recipe) -> dict[str, Any]:
     model = DinoSegForSemanticSegmentation.from_pretrained(folder).eval()
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     processor = DinoSegImageProcessor.from_pretrained(folder)
-    split = build.build_data(recipe, DatasetDict(validation=build.build_source(recipe)["validation"]))["validation"]
-    dataset = build.build_eval_dataset(recipe, split, processor)
+    split = objects.build_data(recipe, DatasetDict(validation=objects.build_source(recipe)["validation"]))["validation"]
+    dataset = objects.build_eval_dataset(recipe, split, processor)
     model = model if device is None else nn.Module.to(model, device)
-    curve = _measure(model, dataset, build.build_inference(recipe), recipe.labels.ignore_index)
+    curve = _measure(model, dataset, objects.build_inference(recipe), recipe.labels.ignore_index)
     threshold, iou = curve.best()
     if iou <= curve.silence_iou:
         logger.warning(
@@ -77,7 +78,7 @@ def calibrate(checkpoint: str, recipe: Recipe) -> dict[str, Any]:
     for name in ("config.json", "preprocessor_config.json"):
         _store(folder / name, threshold)
     asked = recipe.evaluation.model_copy(update={"background": "threshold", "background_threshold": threshold})
-    metrics = build.evaluate(checkpoint, dataclasses.replace(recipe, evaluation=asked))
+    metrics = evaluate(checkpoint, dataclasses.replace(recipe, evaluation=asked))
     if _is_own(folder, recipe):
         old = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
         write_json(folder / METRICS_FILE, {**old, **metrics})

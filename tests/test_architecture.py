@@ -25,10 +25,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": LOWER,
     "doctor": LOWER | {"recipe", "hub", "version"},
     "hub": LOWER | {"recipe", "doctor", "version"},
-    "build": LOWER | {"recipe", "doctor", "hub", "training", "version"},
+    "objects": LOWER | {"recipe", "doctor", "hub", "training"},
+    "build": LOWER | {"recipe", "doctor", "hub", "training", "objects", "version"},
     "dry_run": {"labels", "data", "recipe", "build"},
-    "calibrate": LOWER | {"recipe", "hub", "training", "build"},
-    "cli": LOWER | {"recipe", "doctor", "hub", "training", "build", "dry_run", "calibrate", "version"},
+    "calibrate": LOWER | {"recipe", "hub", "training", "objects", "build"},
+    "cli": LOWER | {"recipe", "doctor", "hub", "training", "objects", "build", "dry_run", "calibrate", "version"},
 }
 TRAVELS_WITH = {"torch", "transformers", "numpy", "PIL"}
 DEVICES = ("cuda", "mps", "xpu", "npu", "hpu")

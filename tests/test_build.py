@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from hf_dinoseg import LabelSpace, Segmenter, load_recipe
-from hf_dinoseg.build import build_criterion, build_data, build_train_dataset, evaluate, train
+from hf_dinoseg.build import evaluate, train
 from hf_dinoseg.data import read_image, read_label_map, read_mask
+from hf_dinoseg.objects import build_criterion, build_data, build_train_dataset
 from hf_dinoseg.recipe import RecipeError
 from hf_dinoseg.training import RunError
 
@@ -126,10 +127,10 @@ def test_original_ids_come_back_where_zero_is_void(tmp_path, write_tiny_recipe):
     # an untrained answer would pass the above too, so: the confusion matrix counts no void pixel
     space = LabelSpace.from_dict(segmenter.model.config.label_space)
     labelled = sum(int((mask > 0).sum()) for _, _, mask in _truths(tmp_path / "run"))
-    from hf_dinoseg.build import build_processor
     from hf_dinoseg.data import EvalDataset
     from hf_dinoseg.inference import predict_label_map
     from hf_dinoseg.metrics import ConfusionMatrix
+    from hf_dinoseg.objects import build_processor
 
     matrix = ConfusionMatrix(space.num_labels, space.ignore_index)
     for item in EvalDataset(build_data(recipe)["validation"], build_processor(recipe)):

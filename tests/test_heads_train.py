@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from hf_dinoseg import Segmenter, load_recipe
-from hf_dinoseg.build import build_data, train
+from hf_dinoseg.build import train
 from hf_dinoseg.data import read_image, read_mask
+from hf_dinoseg.objects import build_data
 from hf_dinoseg.training.annealing import masking_probabilities
 
 WriteRecipe = Callable[[Path], Path]

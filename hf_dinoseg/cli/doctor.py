@@ -70,11 +70,11 @@ def doctor(
 
 def _examine(recipe: Recipe, checkpoint: str | None, samples: int) -> tuple[Report, Any]:
     """The report, and the rows that the contact sheet shows."""
-    from .. import build
+    from .. import objects
     from ..doctor import check_backbone_processor, examine, examine_checkpoint
 
-    source = build.build_source(recipe)
-    processor = build.build_processor(recipe).to_dict()
+    source = objects.build_source(recipe, samples)
+    processor = objects.build_processor(recipe).to_dict()
     report = examine(source, recipe.labels, samples, max_pixels=recipe.data.max_pixels)
     if isinstance(recipe.model.backbone, str):
         report = report.with_findings(check_backbone_processor(processor, recipe.model.backbone))

@@ -7,6 +7,7 @@ from .errors import DataError
 from .masks import read_image, read_label_map, read_mask
 from .rare import RareClassCrops
 from .sources import load_folder, load_source, load_stored, load_synthetic_retina, load_table
+from .streaming import StreamingSegmentationDataset, StreamLoader, as_stream, first_rows, open_stream
 from .synthetic import draw_fundus
 from .targets import Skipped, class_counts, class_masks, classes_present, drop_bad, prepare_targets
 from .zero import with_zero, zero_is_void, zero_mask
@@ -17,7 +18,10 @@ __all__ = [
     "RareClassCrops",
     "SegmentationDataset",
     "Skipped",
+    "StreamLoader",
+    "StreamingSegmentationDataset",
     "TrainTransform",
+    "as_stream",
     "class_counts",
     "class_masks",
     "classes_present",
@@ -26,11 +30,13 @@ __all__ = [
     "draw_fundus",
     "drop_bad",
     "expand_batch",
+    "first_rows",
     "load_folder",
     "load_source",
     "load_stored",
     "load_synthetic_retina",
     "load_table",
+    "open_stream",
     "prepare_targets",
     "read_image",
     "read_label_map",

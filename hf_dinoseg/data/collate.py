@@ -17,13 +17,15 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         `index` (B,) int64, first, so that whoever needs the batch's size finds it on one axis; `pixel_values`
         (B, 3, H, W) uint8; `labels` (B, H, W) uint8 or int32 train ids; `class_labels` list of (N_i,) int64, the
         classes present, found by the workers so that nobody has to ask the device for them; `skipped`, a list of
-        `targets.Skipped`, where the items have it.
+        `targets.Skipped`, where the items have it; of a stream `id`, a list of str, and the last item's `position`.
     """
     return {
         "index": torch.tensor([item["index"] for item in items], dtype=torch.int64),
         "pixel_values": torch.stack([item["pixel_values"] for item in items]),
         "labels": torch.stack([item["labels"] for item in items]),
         "class_labels": [item["class_labels"] for item in items],
+        **({"id": [item["id"] for item in items]} if "id" in items[0] else {}),
+        **({"position": items[-1]["position"]} if "position" in items[0] else {}),
         **_skipped(items),
     }
 
@@ -64,4 +66,5 @@ def expand_batch(batch: Mapping[str, Any], image_mean: Sequence[float], image_st
         "labels": labels.to(torch.int64),
         "mask_labels": [class_masks(m, c) for m, c in zip(labels, batch["class_labels"], strict=True)],
         "class_labels": list(batch["class_labels"]),
+        **({"id": batch["id"]} if "id" in batch else {}),
     }

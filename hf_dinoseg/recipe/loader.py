@@ -162,6 +162,22 @@ def _contradictions(done: Mapping[str, Any]) -> list[str]:
     """Sections that are right in themselves but contradict one another."""
     faults = []
     labels, model, hub, training = (done.get(k) for k in ("labels", "model", "hub", "training"))
+    if (data := done.get("data")) and data.streaming and training:
+        if not (training.get("max_steps") or -1) > 0:
+            faults.append(
+                "training.max_steps: missing, and data.streaming is true; a stream has no known length, so write how "
+                "many steps to train."
+            )
+        if data.rare_class_crops:
+            faults.append(
+                "data.rare_class_crops: rare classes are counted beforehand, which a stream (data.streaming) does not "
+                "do; take one of the two out."
+            )
+        if (loss := done.get("loss")) and loss.class_weights == "auto":
+            faults.append(
+                "loss.class_weights: auto counts classes beforehand, which a stream (data.streaming) does not do; "
+                "write a weight for each class that needs one: {3: 2.5}."
+            )
     if labels and model and model.num_labels not in (None, labels.num_labels):
         reasons = []
         if labels.reduce_zero_label:

@@ -31,6 +31,12 @@ class _Data(Section):
         description="at a broken file or a mask that does not fit: stop, or leave the sample out and say so",
     )
     max_pixels: PositiveInt = Field(180_000_000, description="pictures and masks of more pixels are bad samples")
+    streaming: bool = Field(
+        False, description="read training rows as they are needed, prepare nothing; needs training.max_steps"
+    )
+    shuffle_buffer: PositiveInt = Field(
+        1000, description="of a stream: rows that wait in each worker's memory to be drawn from; 1 keeps their order"
+    )
     num_proc: PositiveInt | None = Field(None, description="processes that prepare the label maps; null is one")
 
     @field_validator("scale")
@@ -39,6 +45,12 @@ class _Data(Section):
         if not 0 < value[0] <= value[1]:
             raise ValueError(f"{list(value)} is not accepted; write two numbers above 0, smaller first: [0.5, 2.0].")
         return value
+
+    @model_validator(mode="after")
+    def _streamable(self) -> _Data:
+        if self.streaming and getattr(self, "source", "") == "mixture":
+            raise ValueError("streaming: a mixture draws its rows by weight and cannot be streamed; write false.")
+        return self
 
     def source_fields(self) -> dict[str, Any]:
         """The fields that say where the data is, as `data.sources.load_source` takes them."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..data import SegmentationDataset
+from ..data import SegmentationDataset, StreamingSegmentationDataset
 
 
 class EpochCallback(TrainerCallback):
@@ -16,11 +16,16 @@ class EpochCallback(TrainerCallback):
     processes, or when a run resumes within an epoch, the data set would never hear of it and draw old crops again.
     """
 
-    def __init__(self, dataset: SegmentationDataset | None) -> None:
+    def __init__(self, dataset: SegmentationDataset | StreamingSegmentationDataset | None) -> None:
         self.dataset = dataset
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.dataset is not None:
+        if isinstance(self.dataset, SegmentationDataset):
             self.dataset.set_epoch(int((state.epoch or 0) + 1e-6))  # 1.9999… is the second epoch's end
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Of a stream the library knows no epochs; what is logged is how often it has been gone through."""
+        if isinstance(self.dataset, StreamingSegmentationDataset):
+            state.epoch = float(self.dataset.passes)

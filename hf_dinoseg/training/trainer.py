@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +14,16 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
-from ..data import EvalDataset, SegmentationDataset, Skipped, collate, collate_eval, expand_batch
+from ..data import (
+    EvalDataset,
+    SegmentationDataset,
+    Skipped,
+    StreamingSegmentationDataset,
+    StreamLoader,
+    collate,
+    collate_eval,
+    expand_batch,
+)
 from ..inference import Background, predict_best
 from ..labels import LabelSpace
 from ..losses import MaskClassificationLoss, PixelLoss
@@ -28,6 +38,7 @@ from .schedule import two_stage_schedule
 
 logger = logging.getLogger(__name__)
 
+STREAM_FILE = "stream_{}.json"  # in a checkpoint, one a process
 MAX_BROKEN_BATCHES = 10  # one after another, until a run stops: now and then one is overcome, in fp16 above all
 
 
@@ -72,7 +83,7 @@ class DinoSegTrainer(CheckpointingTrainer):
         inference: dict[str, Any],
         processing_class: Any,
         background: Background | None = None,
-        train_dataset: SegmentationDataset | None = None,
+        train_dataset: SegmentationDataset | StreamingSegmentationDataset | None = None,
         eval_dataset: EvalDataset | None = None,
         panels: int = 0,
         beta: float = BETA,
@@ -109,6 +120,9 @@ class DinoSegTrainer(CheckpointingTrainer):
         self.image_std: Sequence[float] = processing_class.image_std
         self.num_queries: int = model.config.num_queries
         self.panels = panels
+        self._stream: StreamLoader | None = None
+        if isinstance(train_dataset, StreamingSegmentationDataset):
+            args.ignore_data_skip = True  # the stream goes on by itself where it was
         self._panel_writer: PanelWriter | None = None  # of the evaluation that is running
         self.skipped: dict[str, str] = {}  # id and fault of samples that this process could not read
         self._terms: dict[str, torch.Tensor | float] = {}  # sums of the loss terms since the last log
@@ -117,6 +131,47 @@ class DinoSegTrainer(CheckpointingTrainer):
         self._broken_in_a_row = 0  # batches with matching costs that are NaN or infinite
 
     # ------------------------------------------------------------------ data
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As `Trainer`'s; a stream divides itself among processes and workers, and is not divided once more."""
+        args = self.args
+        own = torch.Generator()  # or starting an epoch would draw from the random numbers of the model
+        if not isinstance(self.train_dataset, StreamingSegmentationDataset):
+            loader = super().get_train_dataloader()
+            getattr(loader, "base_dataloader", loader).generator = own
+            return loader
+        self._stream = StreamLoader(
+            self.train_dataset,
+            self._train_batch_size,
+            args.max_steps * args.gradient_accumulation_steps,
+            args.device,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            generator=own,
+        )
+        return self._stream
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Random state and, of a stream, where this process is in it."""
+        super()._save_rng_state(output_dir)
+        if self._stream is not None:
+            (Path(output_dir) / self._stream_file).write_text(json.dumps(self._stream.state_dict()), encoding="utf-8")
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        if self._stream is None or checkpoint is None:
+            return
+        path = Path(checkpoint) / self._stream_file
+        if not path.exists():  # more processes than before; the first one's file says how many there were
+            path = Path(checkpoint) / STREAM_FILE.format(0)
+        self._stream.load_state_dict(json.loads(path.read_text(encoding="utf-8")))
+
+    @property
+    def _stream_file(self) -> str:
+        return STREAM_FILE.format(self.args.process_index)
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         train_collator, self.data_collator = self.data_collator, collate_eval
@@ -193,7 +248,7 @@ class DinoSegTrainer(CheckpointingTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _diverged(self, loss: torch.Tensor, inputs: dict[str, Any]) -> str:
-        names = "of this batch"
+        names = ", ".join(inputs.get("id", ())) or "of this batch"
         if isinstance(self.train_dataset, SegmentationDataset):
             names = ", ".join(self.train_dataset.ids[i] for i in inputs["index"].tolist())
         what = f"The loss is {loss.item()}"

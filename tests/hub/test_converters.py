@@ -24,10 +24,10 @@ from transformers import (
 from typer.testing import CliRunner
 
 from hf_dinoseg import Segmenter, load_recipe
-from hf_dinoseg.build import build_model
 from hf_dinoseg.cli import app
 from hf_dinoseg.hub.converters import ade20k, init_head_from
 from hf_dinoseg.models import DinoSegForSemanticSegmentation
+from hf_dinoseg.objects import build_model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from reference_weights import REFERENCE, head_tensor  # noqa: E402

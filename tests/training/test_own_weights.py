@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from hf_dinoseg import DinoSegForSemanticSegmentation, load_recipe
-from hf_dinoseg.build import build_model, evaluate, train
+from hf_dinoseg.build import evaluate, train
+from hf_dinoseg.objects import build_model
 from hf_dinoseg.training.ema import WeightAverage
 from hf_dinoseg.training.lora import merge_lora, merged_state_dict
 from hf_dinoseg.training.own_weights import FILE
