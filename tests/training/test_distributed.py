@@ -18,7 +18,7 @@ def _evaluate(checkpoint, *launcher):
 
 
 def test_three_images_on_two_processes_give_the_figures_of_one(tiny_run):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     two = _evaluate(tiny_run, *launcher)
     one = json.loads((tiny_run / "metrics.json").read_text())
     assert two["num_images"] == one["num_images"] == 3
@@ -29,7 +29,7 @@ def test_three_images_on_two_processes_give_the_figures_of_one(tiny_run):
 
 
 def test_what_two_processes_trained_and_measured_is_what_they_saved(tmp_path, write_tiny_recipe):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "train.py"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
     overrides = ["training.load_best_model_at_end=false", "training.learning_rate=0.01", "training.max_steps=3"]
     done = subprocess.run(
         [*launcher, str(write_tiny_recipe(tmp_path)), *overrides], cwd=ROOT, capture_output=True, text=True, timeout=300

@@ -26,7 +26,7 @@ STEP = [
 def _step(recipe, folder, batch, accumulation, processes):
     launcher = [sys.executable]
     if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     overrides = [
         *STEP,
         f"training.output_dir={folder}",

@@ -65,7 +65,16 @@ def test_two_processes_train_on_shards_of_their_own(tmp_path, write_tiny_recipe)
         "build.train(load_recipe(sys.argv[1], sys.argv[2:]))\n"
         "Path(sys.argv[1]).with_name(f'seen-{os.environ[\"RANK\"]}.json').write_text(json.dumps(seen))\n"
     )
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(script), str(recipe)]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(script),
+        str(recipe),
+    ]
     overrides = [*STREAM, "training.max_steps=3", "training.per_device_train_batch_size=1"]
     done = subprocess.run([*launcher, *overrides], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
