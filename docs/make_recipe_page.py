@@ -1,0 +1,156 @@
+"""Writes docs/recipe.md from the recipe's own definitions: python docs/make_recipe_page.py [--check]"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from hf_dinoseg.labels import LabelSpace
+from hf_dinoseg.recipe import schema, schema_data
+from hf_dinoseg.recipe.training import _DEFAULTS, _ELSEWHERE, _OWNED
+
+PAGE = Path(__file__).with_name("recipe.md")
+
+HEAD = """# Every field of a recipe
+
+<!-- Written by docs/make_recipe_page.py from the definitions in hf_dinoseg/recipe/ and hf_dinoseg/labels.py. -->
+
+A recipe is a YAML file of seven sections: `labels`, `data`, `model`, `loss`, `training`, `evaluation`, `hub`. The first
+two and `training.output_dir` must be written; everything else has a default. Any field can be changed on the command
+line, `section.key=value`; the value is read as YAML. Unknown fields, wrong types and contradictions are errors that are
+all listed at once, before anything is loaded. What a run used, every default filled in, stands in the `recipe.yaml` of
+its output folder.
+
+```bash
+dinoseg train recipe.yaml training.max_steps=100 --dry-run
+```
+"""
+
+
+def type_of(annotation: Any) -> str:
+    """A type in the words of the page."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return type_of(arguments[0])
+    if origin is typing.Literal:
+        return ", ".join(f"`{a}`" for a in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(type_of(a) for a in arguments))
+    if origin in (list, tuple):
+        return "list of " + " or ".join(dict.fromkeys(type_of(a) for a in arguments if a is not Ellipsis))
+    if origin is dict or annotation is dict:
+        return "mapping"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "mapping"
+    words = {bool: "true or false", int: "whole number", float: "number", str: "text", type(None): "`null`"}
+    return words.get(annotation, "value")
+
+
+def as_yaml(value: Any) -> str:
+    if value is None:
+        return "`null`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{list(value) if isinstance(value, tuple) else value}`"
+
+
+def row(name: str, kind: str, default: str, meaning: str) -> str:
+    return f"| `{name}` | {kind} | {default} | {meaning} |".replace("\n", " ")
+
+
+TABLE = "| field | type | default | meaning |\n| --- | --- | --- | --- |"
+
+
+def fields_of(model: type[BaseModel], without: set[str] = frozenset()) -> list[str]:  # type: ignore[assignment]
+    rows = [TABLE]
+    for name, field in model.model_fields.items():
+        if name in without:
+            continue
+        if field.default_factory is not None:
+            default = as_yaml(field.default_factory())  # type: ignore[call-arg]
+        else:
+            default = "required" if field.default is PydanticUndefined else as_yaml(field.default)
+        rows.append(row(name, type_of(field.annotation), default, (field.description or "").replace("|", "\\|")))
+    return rows
+
+
+def labels() -> list[str]:
+    """From the docstring of LabelSpace: one entry a field."""
+    text = re.search(r"Args:\n(.*?)\n\n", LabelSpace.__doc__ or "", flags=re.DOTALL)
+    assert text is not None
+    entries = re.findall(r"^        (\w+): (.*?)(?=^        \w+: |\Z)", text[1] + "\n", flags=re.DOTALL | re.MULTILINE)
+    rows = ["| field | meaning |", "| --- | --- |"]
+    return rows + [f"| `{name}` | {' '.join(meaning.split())} |" for name, meaning in entries]
+
+
+def data() -> list[str]:
+    shared = set(schema_data._Data.model_fields)
+    lines = [*fields_of(schema_data._Data), ""]
+    for model in typing.get_args(typing.get_args(schema_data.Data)[0]):
+        (kind,) = [typing.get_args(model.model_fields["source"].annotation)] if "source" in model.model_fields else [()]
+        names = ", ".join(f"`{k}`" for k in kind)
+        lines += [f"### `source`: {names}", "", " ".join((model.__doc__ or "").split()), ""]
+        lines += [*fields_of(model, shared | {"source"}), ""]
+    return lines
+
+
+def training() -> list[str]:
+    lines = [
+        "Every field of transformers' "
+        "[`TrainingArguments`](https://huggingface.co/docs/transformers/main_classes/trainer#transformers.TrainingArguments)."
+        " These defaults are this package's:",
+        "",
+        "| field | default |",
+        "| --- | --- |",
+        *[f"| `{name}` | {as_yaml(value)} |" for name, value in _DEFAULTS.items()],
+        "",
+        "With `lr_scheduler_type: polynomial` the power is 0.9 and the end 0. These are settled:",
+        "",
+        "| field | value | because |",
+        "| --- | --- | --- |",
+        *[f"| `{name}` | {as_yaml(value)} | {why} |" for name, (value, why) in _OWNED.items()],
+        "",
+        "And these are said elsewhere:",
+        "",
+        "| field | instead |",
+        "| --- | --- |",
+        *[f"| `{name}` | {why} |" for name, why in _ELSEWHERE.items()],
+    ]
+    return lines
+
+
+def page() -> str:
+    sections = [
+        ("labels", "What the numbers or colours of masks mean; see [labels.md](labels.md).", labels()),
+        ("data", "Where pictures and masks are; see [data.md](data.md). These fields go with every source:", data()),
+        ("model", schema.Model.__doc__ or "", fields_of(schema.Model)),
+        ("loss", schema.Loss.__doc__ or "", fields_of(schema.Loss)),
+        ("training", "", training()),
+        ("evaluation", schema.Evaluation.__doc__ or "", fields_of(schema.Evaluation)),
+        ("hub", schema.Hub.__doc__ or "", fields_of(schema.Hub)),
+    ]
+    parts = [HEAD]
+    for name, says, lines in sections:
+        says = " ".join(says.split())
+        parts.append("\n".join([f"## {name}", "", *([says, ""] if says else []), *lines]).rstrip() + "\n")
+    return "\n".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is out of date")
+    if parser.parse_args().check:
+        sys.exit(0 if PAGE.read_text(encoding="utf-8") == page() else f"{PAGE} is out of date; run this script.")
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
