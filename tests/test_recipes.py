@@ -95,3 +95,10 @@ def test_the_table_lists_every_recipe_with_a_command_that_fits() -> None:
         assert f"]({name})" in table, name
     for command in re.findall(r"`accelerate launch train\.py (\S+) (\S+)`", table):
         load_recipe(ROOT / command[0], [command[1]])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_takes_its_configurations(path: Path) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    assert load_config_from_file(str(path)).num_processes == 8

@@ -50,6 +50,16 @@ class DinoSegPreTrainedModel(PreTrainedModel):
         `_init_weights` writes without looking. Ours looks, and has schemes for such modules."""
         super()._initialize_weights(module, is_custom_code=False)
 
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As `PreTrainedModel.save_pretrained`. The code that is saved along is that of the model's class, and FSDP
+        gives a model a class made of torch's: it is laid aside meanwhile."""
+        given, own = type(self), next(cls for cls in type(self).__mro__ if cls.__module__ == __name__)
+        self.__class__ = own
+        try:
+            super().save_pretrained(*args, **kwargs)
+        finally:
+            self.__class__ = given
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Linear and convolution layers small and normal, norms to one; parts with a scheme of their own, or bare
@@ -82,6 +92,9 @@ class DinoSegForSemanticSegmentation(DinoSegPreTrainedModel):
         self.backbone = Backbone(config, backbone_model)
         self.head = HEADS[config.head](config, self.backbone)
         self.post_init()
+        # heads that are not there would be looked for in vain by FSDP
+        present = {type(module).__name__ for module in self.modules()}
+        self._no_split_modules = [name for name in self._no_split_modules or () if name in present]
 
     def forward(self, pixel_values: Tensor, output_auxiliary: bool | None = None) -> DinoSegOutput:
         """Predict.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import EvalPrediction
 
 from ..labels import LabelSpace
@@ -55,6 +58,22 @@ def average_buffers(model: nn.Module) -> None:
         if buffer.is_floating_point():
             torch.distributed.all_reduce(buffer)
             buffer /= processes
+
+
+@contextmanager
+def whole_on_each_process(model: nn.Module) -> Iterator[None]:
+    """For FSDP: every process holds all weights within it. Pictures differ in their number of windows, and processes
+    that gather weights at each forward pass would wait for passes that others do not make."""
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for module in sharded:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in sharded:
+            module.reshard()
+            module.set_reshard_after_forward(module is not model, recurse=False)
 
 
 class StreamedMetrics:

@@ -9,11 +9,13 @@ from typing import Any
 
 from safetensors import SafetensorError
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .errors import RunError
+from .evaluation import average_buffers
 from .own_weights import AverageCallback, OwnWeights
 from .preemption import Preempted, SaveOnSigterm
 from .run_folder import newest_whole_checkpoint
@@ -59,6 +61,14 @@ class CheckpointingTrainer(Trainer):
         self.own_weights.settle()
         return result
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As `Trainer.save_model`, which leaves out the model where FSDP saves it in shards: at the end it is whole."""
+        if self.is_fsdp_enabled and not _internal_call:
+            whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            self._save(output_dir, get_model_state_dict(self.own_weights.model, options=whole))
+        else:
+            super().save_model(output_dir, _internal_call)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(str(output_dir or self.args.output_dir))
         if self.own_weights.differ:
@@ -79,6 +89,8 @@ class CheckpointingTrainer(Trainer):
         Raises:
             RunError: naming the folder and the newest checkpoint before.
         """
+        if self.args.world_size > 1:  # or a resumed run would have the first process's everywhere
+            average_buffers(self.own_weights.model)
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, SafetensorError, RuntimeError) as error:

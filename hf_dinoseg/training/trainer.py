@@ -30,7 +30,7 @@ from ..losses import MaskClassificationLoss, PixelLoss
 from ..metrics import BETA, background_matrices, confusion_matrix, per_class_table
 from .callbacks import EpochCallback
 from .errors import RunError
-from .evaluation import StreamedMetrics, average_buffers, picture_counts
+from .evaluation import StreamedMetrics, average_buffers, picture_counts, whole_on_each_process
 from .optim import parameter_groups
 from .panel_writer import PanelWriter
 from .saving import CheckpointingTrainer
@@ -331,7 +331,7 @@ class DinoSegTrainer(CheckpointingTrainer):
         self.streamed.num_skipped = dataset.num_skipped
         if self.args.world_size > 1:
             average_buffers(self.own_weights.model)
-        with self.own_weights.shown():
+        with self.own_weights.shown(), whole_on_each_process(self.own_weights.model):
             metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if self.streamed.matrix is not None and self.is_world_process_zero():
             logger.info(
