@@ -196,3 +196,8 @@ def test_every_augmentation_of_the_recipe_reaches_the_transform(write_tiny_recip
     assert data.rare is not None and data.rare.share == 0.5
     assert data.rare.classes.tolist() == [0, 1, 2, 3] and data.rare.probabilities.argmin() == 0  # most is background
     assert data[0]["pixel_values"].shape == (3, 64, 64)
+
+
+def test_a_run_of_one_step_needs_no_other_settings(tmp_path, write_tiny_recipe):
+    recipe = load_recipe(write_tiny_recipe(tmp_path), ["training.max_steps=1", "training.eval_steps=1"])
+    assert train(recipe)["step"] == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from hf_dinoseg.cli import app
@@ -49,7 +50,10 @@ def test_every_dinoseg_command_runs(place: Path) -> None:
         if command[:3] == ["accelerate", "launch", "train.py"]:
             command = ["dinoseg", "train", *command[3:]]
         if command[0] != "dinoseg":
-            assert command[:2] in (["pip", "install"], ["hf", "auth"], ["hf", "upload"]), command
+            assert command[:2] in (["pip", "install"], ["hf", "auth"]), command
+            continue
+        if command[1] in ("push", "demo", "export"):  # the Hub, a page, half a minute: their own tests run them
+            get_command(app).commands[command[1]].make_context(command[1], command[2:])
             continue
         # gated weights and real data are not here: a training command is checked, printed and not run
         arguments = [*command[1:], "--dry-run"] if command[1] == "train" else command[1:]

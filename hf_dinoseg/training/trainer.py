@@ -299,6 +299,8 @@ class DinoSegTrainer(CheckpointingTrainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
         optimizer = optimizer or self.optimizer
+        if self.args.get_warmup_steps(num_training_steps) >= num_training_steps:
+            self.args.warmup_steps = num_training_steps - 1  # polynomial decay divides by the steps that are left
         if self.lr_scheduler is None and self.backbone_warmup_steps is not None and optimizer is not None:
             self.lr_scheduler = two_stage_schedule(
                 optimizer,
