@@ -1,7 +1,7 @@
 """Does it matter that the loss leaves void out? Half of the pixels of each training mask are made void, at random, and
 two models are trained on them alike: with the loss as it is, and with the usual one, to which void is a negative.
 
-    python benchmarks/void_experiment.py --root data/camvid [--steps 400] [--share 0.5] [section.key=value ...]
+    python benchmarks/void_experiment.py --root data/camvid [--steps 400] [--share 0.5] [--side 1] [key=value ...]
 
 Validation masks stay whole. Same seed, crops, steps and start; it takes as long as two trainings.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hf_dinoseg import build, load_recipe
+from hf_dinoseg import build, load_recipe, objects
 from hf_dinoseg.losses import MaskClassificationLoss
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "camvid" / "mask2former_tiny.yaml"
@@ -31,14 +31,15 @@ class UsualLoss(MaskClassificationLoss):
         return super().forward(*args, void_mask=None, **kwargs)
 
 
-def with_holes(root: Path, folder: Path, share: float) -> None:
-    """A copy of the data set in which this share of the training pixels is void."""
+def with_holes(root: Path, folder: Path, share: float, side: int) -> None:
+    """A copy of the data set in which this share of the training pixels is void, in squares of `side` pixels."""
     (folder / "images").symlink_to(root.resolve() / "images")
     shutil.copytree(root / "masks" / "val", folder / "masks" / "val")
     (folder / "masks" / "train").mkdir()
     for index, path in enumerate(sorted((root / "masks" / "train").iterdir())):
         mask = np.array(Image.open(path))
-        mask[np.random.default_rng([0, index]).random(mask.shape) < share] = VOID
+        cells = np.random.default_rng([0, index]).random([-(-n // side) for n in mask.shape]) < share
+        mask[cells.repeat(side, 0).repeat(side, 1)[: mask.shape[0], : mask.shape[1]]] = VOID
         Image.fromarray(mask).save(folder / "masks" / "train" / path.name)
 
 
@@ -47,16 +48,17 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="CamVid: images/{train,val}, masks/{train,val}")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--share", type=float, default=0.5, help="of each training mask that is made void")
+    parser.add_argument("--side", type=int, default=1, help="void comes in squares of so many pixels")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
-    ours = build.MaskClassificationLoss
+    ours = objects.MaskClassificationLoss
     results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch, "data")
         data.mkdir()
-        with_holes(arguments.root, data, arguments.share)
+        with_holes(arguments.root, data, arguments.share, arguments.side)
         for name, loss in (("void left out", ours), ("void as a negative", UsualLoss)):
-            build.MaskClassificationLoss = loss  # type: ignore[misc]
+            objects.MaskClassificationLoss = loss  # type: ignore[misc]
             recipe = load_recipe(
                 RECIPE,
                 [
@@ -69,7 +71,7 @@ def main() -> None:
                 ],
             )
             results[name] = build.train(recipe)
-    print(f"\n{arguments.steps} steps, {arguments.share:.0%} of the training pixels void\n")
+    print(f"\n{arguments.steps} steps, {arguments.share:.0%} of training void, in squares of {arguments.side}\n")
     print(f"| | {' | '.join(results)} |\n| --- |{' ---: |' * len(results)}")
     for key in ("mean_iou", "mean_accuracy", "overall_accuracy"):
         print(f"| {key} | {' | '.join(f'{100 * r[key]:.2f}' for r in results.values())} |")

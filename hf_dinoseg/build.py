@@ -120,11 +120,11 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
     metrics["hardware"] = hardware(args.device, args.world_size)
     trainer.save_model()
     later = trainer.gather_skipped()
+    write_results(folder, trainer, everything, metrics, folder.name, recipe.to_yaml())
     if args.process_index == 0:
         if recipe.data.on_bad_sample == "skip":
             parts = {**skipped, "while_running": later}
             write_json(folder / SKIPPED_FILE, {name: [s._asdict() for s in part] for name, part in parts.items()})
-        write_results(folder, trainer, everything, metrics, folder.name, recipe.to_yaml())
         describe(folder, recipe.labels.to_dict(), recipe.to_dict(), metrics)
     if pushes:
         pushed = pushes.finish(folder, f"End of training, weights of step {step}")
@@ -178,8 +178,8 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
         metrics = _evaluate(trainer, dataset, folder / "panels")
         if args.process_index == 0:
             write_json(folder / METRICS_FILE, metrics)
-            if output:
-                write_results(folder, trainer, dataset, metrics, Path(checkpoint).name, recipe.to_yaml())
+        if output:
+            write_results(folder, trainer, dataset, metrics, Path(checkpoint).name, recipe.to_yaml())
     return metrics
 
 

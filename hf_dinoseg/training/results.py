@@ -16,6 +16,7 @@ from ..data import EvalDataset, collate_eval, read_image, zero_is_void
 from ..inference import predict_best
 from ..labels import LabelSpace
 from ..visualize import ReportPicture, render_report, save_confusion
+from .evaluation import whole_on_each_process
 
 if TYPE_CHECKING:
     from .trainer import DinoSegTrainer
@@ -36,6 +37,8 @@ def write_results(
 ) -> None:
     """Write `per_class.csv`, `per_image.csv`, `confusion.png` and `report.html` of the last evaluation.
 
+    Called by all processes; the first writes.
+
     The pictures of the report are predicted once more: which of them are the worst is known only in the end, and no
     prediction is kept.
 
@@ -45,6 +48,14 @@ def write_results(
         metrics: what `metrics.json` holds.
         title, recipe: for the report.
     """
+    with whole_on_each_process(trainer.own_weights.model):
+        if trainer.is_world_process_zero():
+            _write(folder, trainer, dataset, metrics, title, recipe)
+
+
+def _write(
+    folder: Path, trainer: DinoSegTrainer, dataset: EvalDataset, metrics: Mapping[str, Any], title: str, recipe: str
+) -> None:
     matrix = trainer.streamed.matrix
     assert matrix is not None  # an evaluation was done
     space = trainer.label_space
