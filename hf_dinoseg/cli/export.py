@@ -12,7 +12,7 @@ import typer
 from ._checkpoint import Checkpoint, check_checkpoint, loading
 from ._errors import Debug
 from ._output import only_results_on_stdout, print_json
-from .predict import find_pictures
+from ._pictures import find_pictures
 
 
 class Format(str, Enum):
@@ -79,7 +79,9 @@ def export(
         raise typer.BadParameter("8-bit weights are offered for --format onnx only.", param_hint="--int8")
     files: list[Path] = []
     if pictures:
-        files, faults = find_pictures(pictures)
+        chosen, faults = find_pictures(pictures)
+        faults += [f"{p.source}: an address is not taken here; name files." for p in chosen if p.is_url]
+        files = [Path(p.source) for p in chosen]
         if faults:
             raise typer.BadParameter(" ".join(faults), param_hint="--pictures")
     with only_results_on_stdout():

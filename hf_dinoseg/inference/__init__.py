@@ -1,6 +1,7 @@
 """Inference: one path from pictures to label maps, in training, on the command line and in Python."""
 
 from .background import Background
+from .files import Job, Outcome, segment_files
 from .large import is_large, segment_large
 from .segmenter import SegmentationResult, Segmenter
 from .sliding_window import predict_best, predict_label_map, predict_scores
@@ -8,12 +9,15 @@ from .windows import window_positions
 
 __all__ = [
     "Background",
+    "Job",
+    "Outcome",
     "SegmentationResult",
     "Segmenter",
     "is_large",
     "predict_best",
     "predict_label_map",
     "predict_scores",
+    "segment_files",
     "segment_large",
     "window_positions",
 ]

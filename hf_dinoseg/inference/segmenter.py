@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -18,7 +19,9 @@ from ..labels import LabelSpace
 from ..models.image_processing_dinoseg import DinoSegImageProcessor
 from ..models.modeling_dinoseg import DinoSegForSemanticSegmentation
 from .background import Background
-from .sliding_window import predict_best
+from .download import download, is_url
+from .formats import whole_file
+from .sliding_window import predict_best, predict_scores
 from .tta import views
 from .windows import Blend, Mode, blend_weights, resolve_window
 
@@ -36,12 +39,15 @@ class SegmentationResult:
         scores: (H, W) float32, the score of each pixel's best class.
         image: the photograph, RGB and upright (EXIF orientation applied), W wide and H high.
         label_space: what the ids mean.
+        class_scores: (C, H, W) float32, the score of every class in the order of `label_space.original_ids`; None
+            unless they were asked for.
     """
 
     label_map: np.ndarray
     scores: np.ndarray
     image: Image.Image
     label_space: LabelSpace
+    class_scores: np.ndarray | None = None
 
     def overlay(self, alpha: float = 0.5) -> Image.Image:
         """The photograph tinted with the classes' colours; `alpha` is the weight of the tint."""
@@ -53,7 +59,8 @@ class SegmentationResult:
         """Write the label map as a PNG whose pixel values are the original ids.
 
         It is a palette picture in the classes' colours; if the label space has ids above 255, 16-bit grey, which
-        keeps the ids but looks dark. Missing folders are made, and a file of that name is replaced.
+        keeps the ids but looks dark. Missing folders are made, and a file of that name is replaced, once the new one
+        is whole.
 
         Raises:
             ValueError: if the name does not end in `.png`; lossy formats would change the ids.
@@ -63,9 +70,36 @@ class SegmentationResult:
         target = Path(path)
         if target.suffix.lower() != ".png":
             raise ValueError(f"{target}: label maps are saved as PNG, which keeps every id; name the file *.png.")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        palette_image(self.label_map, self.label_space).save(target)
+        drawn = palette_image(self.label_map, self.label_space)
+        with whole_file(target) as unfinished:
+            drawn.save(unfinished, format="PNG")
         return target
+
+
+class Prepared(NamedTuple):
+    """A picture that is ready for the model.
+
+    Attributes:
+        image: RGB and upright.
+        pixel_values: (1, 3, h, w) normalised, on the host.
+    """
+
+    image: Image.Image
+    pixel_values: torch.Tensor
+
+
+class Answer(NamedTuple):
+    """What the model says of a picture, on the host.
+
+    Attributes:
+        train_ids: (H, W) int64, `ignore_index` where there is no answer.
+        scores: (H, W) float32 of the best class.
+        class_scores: (C, H, W) float32, or None.
+    """
+
+    train_ids: torch.Tensor
+    scores: torch.Tensor
+    class_scores: torch.Tensor | None
 
 
 class Segmenter:
@@ -207,17 +241,44 @@ class Segmenter:
         return self._segment(read_picture(pictures))
 
     def _segment(self, image: Image.Image) -> SegmentationResult:
+        prepared = self.prepare(image)
+        return self.result(prepared.image, self.answer([prepared])[0])
+
+    def prepare(self, picture: Picture) -> Prepared:
+        """What comes before the model: reading and normalising, on the host; errors as of a call."""
+        image = read_picture(picture)
+        return Prepared(image, self.processor(images=image, return_tensors="pt")["pixel_values"])
+
+    def answer(self, prepared: Sequence[Prepared], class_scores: bool = False) -> list[Answer]:
+        """The model's part.
+
+        Args:
+            prepared: pictures of one size; the model sees them together.
+            class_scores: keep the scores of all classes too, 4 bytes × C a pixel.
+        """
         parameter = next(self.model.parameters())
-        pixel_values = self.processor(images=image, return_tensors="pt")["pixel_values"]
-        train_ids, scores = predict_best(
-            self.model,
-            pixel_values.to(device=parameter.device, dtype=parameter.dtype),
-            (image.height, image.width),
-            **self.inference,
+        pixel_values = torch.cat([p.pixel_values for p in prepared])
+        pixel_values = pixel_values.to(device=parameter.device, dtype=parameter.dtype)
+        size = (prepared[0].image.height, prepared[0].image.width)
+        every: torch.Tensor | None = None
+        if class_scores:
+            every = predict_scores(self.model, pixel_values, target_size=size, output_device="cpu", **self.inference)
+            scores, train_ids = every.max(dim=1)
+        else:
+            train_ids, scores = predict_best(self.model, pixel_values, size, **self.inference)
+        train_ids = self.background.apply(train_ids, scores, self.label_space.ignore_index).cpu()
+        scores = scores.cpu()
+        return [Answer(train_ids[i], scores[i], None if every is None else every[i]) for i in range(len(prepared))]
+
+    def result(self, image: Image.Image, answer: Answer) -> SegmentationResult:
+        """What comes after the model: original ids, on the host."""
+        return SegmentationResult(
+            self.label_space.decode(answer.train_ids.numpy()),
+            answer.scores.numpy(),
+            image,
+            self.label_space,
+            None if answer.class_scores is None else answer.class_scores.numpy(),
         )
-        train_ids = self.background.apply(train_ids, scores, self.label_space.ignore_index)
-        label_map = self.label_space.decode(train_ids[0].cpu().numpy())
-        return SegmentationResult(label_map, scores[0].cpu().numpy(), image, self.label_space)
 
 
 def read_picture(picture: Picture) -> Image.Image:
@@ -232,9 +293,18 @@ def read_picture(picture: Picture) -> Image.Image:
     if isinstance(picture, Image.Image):
         return load_image(picture)
     name = os.fspath(picture)
-    if not name.startswith(("http://", "https://")) and not Path(name).is_file():
+    if is_url(name):
+        with TemporaryDirectory(prefix="dinoseg-") as folder:
+            fetched = os.path.join(folder, "picture")
+            download(name, fetched)
+            return _decode(fetched, name)
+    if not Path(name).is_file():
         raise FileNotFoundError(f"{name}: there is no such file.")
+    return _decode(name, name)
+
+
+def _decode(path: str, name: str) -> Image.Image:
     try:
-        return load_image(name)
+        return load_image(path)
     except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError on some broken PNG files
-        raise ValueError(f"{name}: cannot be read as a picture ({error}).") from error
+        raise ValueError(f"{name}: cannot be read as a picture ({str(error).replace(path, name)}).") from error

@@ -83,7 +83,7 @@ def save_panel(drawn: Image.Image, path: Path) -> None:
     """Write a panel as PNG, with a note of where in it the image is, for `image_of_panel`."""
     note = PngInfo()
     note.add_text(_IMAGE_BOX, drawn.info[_IMAGE_BOX])
-    drawn.save(path, pnginfo=note)
+    drawn.save(path, format="PNG", pnginfo=note)
 
 
 def image_of_panel(path: Path) -> Image.Image | None:

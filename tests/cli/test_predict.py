@@ -2,39 +2,58 @@
 
 from __future__ import annotations
 
+import io
 import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from huggingface_hub import constants
 from PIL import Image
+from torch import nn
 from typer.testing import CliRunner
 
 import hf_dinoseg.inference
 from hf_dinoseg.cli import app
-from hf_dinoseg.cli.predict import find_pictures, name_results
-from hf_dinoseg.inference.segmenter import SegmentationResult, read_picture
+from hf_dinoseg.cli._pictures import find_pictures, name_results
+from hf_dinoseg.inference.download import download
+from hf_dinoseg.inference.segmenter import Segmenter, read_picture
 from hf_dinoseg.labels import LabelSpace
+from hf_dinoseg.models import DinoSegImageProcessor
 
-SPACE = LabelSpace({7: "left", 9: "right"})
+SPACE = LabelSpace({7: "left", 9: "right"}, colors={7: (200, 0, 0), 9: (0, 0, 200)})
+
+
+class Halves(nn.Module):
+    """Says 7 of the left half and 9 of the right."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(8.0))
+
+    def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
+        logits = self.gain.new_zeros(len(pixel_values), 2, *pixel_values.shape[-2:])
+        half = logits.shape[-1] // 2
+        logits[:, 0, :, :half] = logits[:, 1, :, half:] = self.gain
+        return SimpleNamespace(logits=logits)
 
 
 class FakeSegmenter:
-    """Says 7 of the left half and 9 of the right, and notes how it was made."""
+    """Notes how the segmenter is made."""
 
     made: list[tuple[str, dict[str, Any]]] = []
+    space = SPACE
 
     @classmethod
-    def from_pretrained(cls, checkpoint: str, **kwargs: Any) -> FakeSegmenter:
+    def from_pretrained(cls, checkpoint: str, **kwargs: Any) -> Segmenter:
         cls.made.append((checkpoint, kwargs))
-        return cls()
-
-    def __call__(self, picture: Path) -> SegmentationResult:
-        image = read_picture(picture)
-        label_map = np.full((image.height, image.width), 7, dtype=np.uint8)
-        label_map[:, image.width // 2 :] = 9
-        return SegmentationResult(label_map, np.ones_like(label_map, dtype=np.float32), image, SPACE)
+        return Segmenter(Halves(), DinoSegImageProcessor(), cls.space)
 
 
 @pytest.fixture
@@ -88,7 +107,7 @@ def test_files_folders_and_patterns_are_each_done_once(home: Path) -> None:
     Path("in/notes.txt").write_text("no picture")
     named = picture("odd.picture.jpg").rename("odd.raw")  # a file named by itself is taken whatever its ending
     found, faults = find_pictures(["in", "in/*.jpg", "in/**/*.*", str(named), "./in/b.jpg", str(home / "in/b.jpg")])
-    assert [str(p) for p in found] == ["in/a.tif", "in/b.jpg", "in/deep/c.PNG", "odd.raw"] and faults == []
+    assert [p.source for p in found] == ["in/a.tif", "in/b.jpg", "in/deep/c.PNG", "odd.raw"] and faults == []
 
 
 @pytest.mark.parametrize(
@@ -101,12 +120,27 @@ def test_files_folders_and_patterns_are_each_done_once(home: Path) -> None:
         (["x/a.jpg", "y/a.jpg", "y/a.png"], ["x/a", "y/a.jpg", "y/a.png"]),
         (["a.jpg", "x/A.jpg"], ["a", "x/A"]),
         (["../a.jpg", "x/a.jpg"], ["a", "{here}/x/a"]),
+        (["http://h/x/a.jpg", "b.jpg"], ["a", "b"]),
+        (["http://h:1/x/a.jpg", "http://h:1/y/a.jpg"], ["h_1/x/a", "h_1/y/a"]),
+        (["http://h/i?id=3", "http://h/i?id=4", "https://h/"], ["i-id=3", "i-id=4", "h"]),
+        (["http://h/..%2f..%2Fa.png", "http://h/b/%2e%2e/a.png"], ["h/a", "h/b/a"]),
     ],
 )
 def test_results_have_names_of_their_own(home: Path, pictures: list[str], names: list[str]) -> None:
-    found = name_results([Path(p) for p in pictures])
-    assert [str(p) for p in found] == [name.format(here=home.name) for name in names]
-    assert not any(p.is_absolute() or ".." in p.parts for p in found)
+    for name in pictures:
+        if not name.startswith(("http", "..")):
+            picture(name)
+    picture("../a.jpg")
+    found, _ = find_pictures(pictures)
+    assert [str(p) for p in name_results(found)] == [name.format(here=home.name) for name in names]
+
+
+@pytest.mark.parametrize("entry", ["in", "in/**/*.jpg", "./in/", "{here}/in", "{here}/in/**/*.jpg"])
+def test_folders_below_a_folder_or_pattern_are_kept(home: Path, entry: str) -> None:
+    for name in ("in/b.jpg", "in/x/a.jpg", "in/y/deep/a.jpg"):
+        picture(name)
+    found, _ = find_pictures([entry.format(here=home)])
+    assert sorted(map(str, name_results(found))) == ["b", "x/a", "y/deep/a"]
 
 
 def test_pictures_of_one_name_keep_their_folders(home: Path) -> None:
@@ -162,12 +196,171 @@ def test_output_that_is_a_file_is_wrong_usage(home: Path) -> None:
     assert run(picture("a.jpg"), "-o", "o").exit_code == 2
 
 
-def test_a_large_picture_is_done_by_strips_without_an_overlay(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_picture_is_done_by_strips_as_ids_only(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = []
-    monkeypatch.setattr("hf_dinoseg.inference.is_large", lambda path: path.name == "big.png")
-    monkeypatch.setattr("hf_dinoseg.inference.segment_large", lambda *arguments: done.append(arguments[1:]))
-    result = run(picture("big.png"), picture("a.jpg"), "-o", "o", "--json")
+    monkeypatch.setattr("hf_dinoseg.inference.large.LARGE_PIXELS", 100)
+    monkeypatch.setattr(
+        "hf_dinoseg.inference.large.segment_large",
+        lambda segmenter, source, target: (done.append((str(source), str(target))), target.write_text("")),
+    )
+    Path("o").mkdir()
+    result = run(picture("big.png", (20, 20)), picture("a.jpg"), "-o", "o", "--json")
     assert result.exit_code == 0, result.output
-    assert done == [(Path("big.png"), Path("o/big.png"))]
+    assert done == [("big.png", "o/big.png")]
     assert json.loads(result.stdout)["written"][0] == {"file": "big.png", "label_map": "o/big.png"}
-    assert written() == ["a.png", "a_overlay.jpg"]
+    assert written() == ["a.png", "a_overlay.jpg", "big.png"]
+    again = run("big.png", "a.jpg", "-o", "o", "--json", "--resume")
+    assert again.exit_code == 0 and json.loads(again.stdout)["skipped"] == 2 and len(done) == 1
+    refused = run("big.png", "-o", "p", "--format", "color")
+    assert refused.exit_code == 1 and "20×20 pixels; of a picture that large there are only ids" in refused.stderr
+
+
+# ---------------------------------------------------------------------- forms
+
+
+def test_every_form_says_the_same(home: Path) -> None:
+    forms = ["ids", "color", "overlay", "panel", "probabilities"]
+    result = run(
+        picture("in/x/a.jpg"), "in", "-o", "o", "--json", *(part for form in forms for part in ("--format", form))
+    )
+    assert result.exit_code == 0, result.output
+    names = ["a.png", "a_color.png", "a_overlay.jpg", "a_panel.png", "a_probabilities.npz"]
+    assert written() == names
+    told = json.loads(result.stdout)["written"][0]
+    assert list(told) == ["file", "label_map", "color", "overlay", "panel", "probabilities"]
+    ids = np.asarray(Image.open("o/a.png"))
+    color = np.asarray(Image.open("o/a_color.png"))
+    assert (
+        color.shape == (6, 8, 3) and (color[ids == 7] == (200, 0, 0)).all() and (color[ids == 9] == (0, 0, 200)).all()
+    )
+    assert Image.open("o/a_panel.png").width > 200
+    with np.load("o/a_probabilities.npz", allow_pickle=False) as saved:
+        likely, order, called = saved["probabilities"], saved["ids"], saved["names"]
+    assert likely.shape == (2, 6, 8) and list(called) == ["left", "right"]
+    assert (order[likely.argmax(axis=0)] == ids).all() and np.allclose(likely.sum(axis=0), 1, atol=1e-3)
+    sure = 1 / (1 + np.exp(-8.0))  # soft-max of 8 and 0
+    assert np.allclose(likely[0, :, :4], sure, atol=1e-3)
+
+
+def test_ids_above_255_are_16_bit_and_one_form_is_enough(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeSegmenter, "space", LabelSpace({7: "left", 900: "right"}))
+    assert run(picture("a.jpg"), "-o", "o", "-f", "ids").exit_code == 0
+    assert written() == ["a.png"] and Image.open("o/a.png").mode == "I;16"
+    assert sorted(np.unique(np.asarray(Image.open("o/a.png")))) == [7, 900]
+
+
+def test_results_that_would_share_a_file_are_refused(home: Path) -> None:
+    result = run(picture("in/a.jpg"), picture("in/a_color.jpg"), "-o", "o", "-f", "ids", "-f", "color")
+    assert result.exit_code == 2 and "would both be written to o/a_color.png" in result.stderr
+    assert not Path("o").exists()
+
+
+# ---------------------------------------------------------------------- again, and half way
+
+
+def test_resume_does_what_is_missing_and_touches_nothing_else(home: Path) -> None:
+    for name in ("in/a.jpg", "in/x/b.jpg", "in/c.jpg"):
+        picture(name)
+    assert run("in", "-o", "o").exit_code == 0
+    Path("o/c.png").unlink()
+    Path("o/a.png").write_text("mine")
+    Path("o/x/b_overlay.jpg").unlink()
+    Path("o/x/b.png.part").write_text("left by a killed run")
+    before = {name: (Path("o") / name).stat().st_mtime_ns for name in ("a.png", "a_overlay.jpg", "x/b.png")}
+    result = run("in", "-o", "o", "--resume", "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["skipped"] == 1
+    assert [(set(w) - {"file"}, w["file"]) for w in told["written"]] == [
+        ({"label_map"}, "in/c.jpg"),
+        ({"overlay"}, "in/x/b.jpg"),
+    ]
+    assert before == {name: (Path("o") / name).stat().st_mtime_ns for name in before}
+    FakeSegmenter.made.clear()
+    done = run("in", "-o", "o", "--resume")
+    assert done.exit_code == 0 and "0 of 3 pictures written to o, 3 there already" in done.stdout
+    assert FakeSegmenter.made == []  # no model is loaded for nothing
+    assert run("in", "-o", "o", "--resume", "--overwrite").exit_code == 2
+
+
+@pytest.mark.parametrize("form", ["ids", "color", "overlay", "panel", "probabilities"])
+def test_a_file_that_was_not_written_to_its_end_has_not_its_name(
+    home: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """The moment before the new name is given: all is written under another, and what was there stands."""
+    picture("a.jpg")
+    seen = []
+
+    def die(source: str, target: Any) -> None:
+        seen.append((Path(source).name, Path(source).stat().st_size > 0, Path(target).exists()))
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_dinoseg.inference.formats.os.replace", die)
+        result = run("a.jpg", "-o", "o", "-f", form)
+    assert result.exit_code == 1 and "no space left" in result.stderr and written() == []
+    [(name, full, there)] = seen
+    assert name.endswith(".part") and full and not there
+    assert run("a.jpg", "-o", "o", "-f", form, "--resume").exit_code == 0 and len(written()) == 1
+
+
+# ---------------------------------------------------------------------- addresses
+
+
+class Server(BaseHTTPRequestHandler):
+    """Serves a picture under /x/a.png and /moved, and a page under /page.html."""
+
+    def do_GET(self) -> None:
+        if self.path == "/moved":
+            self.send_response(302)
+            self.send_header("Location", "/x/a.png")
+            self.end_headers()
+        elif self.path in ("/x/a.png", "/page.html"):
+            buffer = io.BytesIO()
+            Image.new("RGB", (8, 6), (10, 20, 30)).save(buffer, "PNG")
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(buffer.getvalue() if self.path == "/x/a.png" else b"<html>")
+        else:
+            self.send_error(404)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_urls_are_fetched_and_bad_ones_are_listed(home: Path, address: str) -> None:
+    good, moved, page, none = (f"{address}/{name}" for name in ("x/a.png", "moved", "page.html", "none.png"))
+    result = run(good, moved, page, none, picture("b.jpg"), "-o", "o", "--json", "-f", "ids")
+    assert result.exit_code == 1
+    told = json.loads(result.stdout)
+    assert [item["file"] for item in told["written"]] == [good, moved, "b.jpg"]
+    assert written() == ["a.png", "b.png", "moved.png"] and Image.open("o/moved.png").size == (8, 6)
+    failed = {item["file"]: item["error"] for item in told["failed"]}
+    assert "404" in failed[none] and failed[none].startswith(none)
+    assert failed[page].startswith(f"{page}: cannot be read as a picture") and "dinoseg-" not in failed[page]
+
+
+def test_a_server_that_is_not_there_and_offline_mode_are_told(
+    home: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run("http://127.0.0.1:9/a.png", "-o", "o")
+    assert result.exit_code == 1 and "http://127.0.0.1:9/a.png: cannot be fetched" in result.stderr
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    result = run(f"{address}/x/a.png", "-o", "o")
+    assert result.exit_code == 1 and "HF_HUB_OFFLINE" in result.stderr
+
+
+def test_a_url_that_goes_on_for_ever_is_left(home: Path, address: str) -> None:
+    with pytest.raises(ValueError, match="more than 10 bytes"):
+        download(f"{address}/x/a.png", "a.png", max_bytes=10)
+    assert read_picture(f"{address}/x/a.png").size == (8, 6)
