@@ -11,10 +11,11 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow
 import torch
 from PIL import Image
 
-from .color import color_matrix
+from .color import change_colors, color_matrix
 
 _CROP_TRIES = 10
 Matrix = tuple[float, float, float, float, float, float]
@@ -27,6 +28,14 @@ class Box(NamedTuple):
     stop: int  # source pixels
     offset: int  # output pixels before the kept ones: padding
     length: int  # output pixels kept
+
+
+class Sample(NamedTuple):
+    """What training wants of one picture."""
+
+    pixels: torch.Tensor  # (3, S, S) uint8
+    labels: np.ndarray  # (S, S), of the label map's type
+    class_labels: np.ndarray  # (N,) int64, the classes present, ascending
 
 
 class TrainTransform:
@@ -97,25 +106,35 @@ class TrainTransform:
         Returns:
             (crop_size, crop_size, 3) uint8 pixels and (crop_size, crop_size) label map of `label_map`'s type.
         """
+        sample = self.sample(image, label_map, rng, focus)
+        return sample.pixels.permute(1, 2, 0).numpy(), sample.labels
+
+    def sample(
+        self, image: Image.Image, label_map: np.ndarray, rng: np.random.Generator, focus: int | None = None
+    ) -> Sample:
+        """The same with channels first, and with the classes that were counted on the way."""
         if image.size != label_map.shape[::-1]:
             raise ValueError(f"the picture is {image.size} (width, height), its label map {label_map.shape[::-1]}.")
         scale = rng.uniform(*self.scale)
         angle = math.radians(rng.uniform(-self.rotation, self.rotation)) if self.rotation else 0.0
-        x, y, labels = self._choose_crop(label_map, scale, angle, rng, focus)
+        x, y, labels, counts = self._choose_crop(label_map, scale, angle, rng, focus)
         mirrored = self.flip and rng.random() < 0.5
         upside_down = self.vertical_flip and rng.random() < 0.5
         colors = color_matrix(rng) if self.photometric else None
         pixels = self._turned(image, x, y, angle, colors) if angle else self._resized(image, x, y, colors)
+        if turned_over := [axis for axis, flipped in ((1, upside_down), (2, mirrored)) if flipped]:
+            pixels = pixels.flip(turned_over)
         step = np.s_[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
-        return pixels[step], np.ascontiguousarray(labels[step])
+        return Sample(pixels, np.ascontiguousarray(labels[step]), np.flatnonzero(counts))
 
     # ------------------------------------------------------------------ where
 
     def _choose_crop(
         self, label_map: np.ndarray, scale: float, angle: float, rng: np.random.Generator, focus: int | None
-    ) -> tuple[Box, Box, np.ndarray]:
+    ) -> tuple[Box, Box, np.ndarray, np.ndarray]:
+        """The boxes across and down, the labels there, and how often each class is among them."""
         height, width = label_map.shape
-        best: tuple[float, Box, Box, np.ndarray] | None = None
+        best: tuple[float, Box, Box, np.ndarray, np.ndarray] | None = None
         # Where the whole picture fits, other places hold the same labels.
         fits = max(width, height) * scale <= self.crop_size
         tries = 1 if fits or self.max_class_share == 1 else _CROP_TRIES
@@ -124,9 +143,10 @@ class TrainTransform:
             row, column = divmod(int(places[rng.integers(len(places))]), width) if len(places) else (None, None)
             x, y = self._draw_box(width, scale, rng, column), self._draw_box(height, scale, rng, row)
             labels = self._labels(label_map, x, y, angle)
-            share = largest_class_share(labels, self.ignore_index) if tries > 1 else 0.0
+            counts = count_classes(labels, self.ignore_index)
+            share = largest_class_share(counts) if tries > 1 else 0.0
             if best is None or share < best[0]:
-                best = share, x, y, labels
+                best = share, x, y, labels, counts
             if share <= self.max_class_share:
                 break
         assert best is not None
@@ -165,27 +185,24 @@ class TrainTransform:
 
     # ------------------------------------------------------------------ pixels
 
-    def _resized(self, image: Image.Image, x: Box, y: Box, colors: tuple[float, ...] | None) -> np.ndarray:
-        box = (x.start, y.start, x.stop, y.stop)
-        kept = image if box == (0, 0, *image.size) else image.crop(box)
-        # Colours are changed on whichever has fewer pixels: both are linear, so their order matters to rounding only.
-        magnified = x.length * y.length >= kept.width * kept.height
-        if colors is not None and magnified:
-            kept = kept.convert("RGB", colors)
-        array = np.array(kept)  # a copy that torch may write to, as it wants
-        if kept.size != (x.length, y.length):
-            array = resize_bilinear(array, y.length, x.length)
-        if colors is not None and not magnified:
-            array = np.array(Image.fromarray(array).convert("RGB", colors))
-        pixels = torch.empty((3, self.crop_size, self.crop_size), dtype=torch.uint8)
-        if array.shape[:2] != (self.crop_size, self.crop_size):
-            for channel, value in zip(pixels, mean_color(Image.fromarray(array)), strict=True):
-                channel.fill_(value)
-        rows, columns = slice(y.offset, y.offset + y.length), slice(x.offset, x.offset + x.length)
-        pixels[:, rows, columns] = torch.from_numpy(array).permute(2, 0, 1)
-        return pixels.permute(1, 2, 0).numpy()  # channels first in memory: they are wanted so in the end
+    def _resized(self, image: Image.Image, x: Box, y: Box, colors: tuple[float, ...] | None) -> torch.Tensor:
+        kept = box_pixels(image, x, y)
+        if kept.shape[:2] != (y.length, x.length):
+            pixels = resize_bilinear(kept, y.length, x.length)[:3]
+        else:
+            pixels = kept[..., :3].permute(2, 0, 1).clone(memory_format=torch.contiguous_format)
+        if colors is not None:
+            pixels = change_colors(pixels, colors)
+        if pixels.shape[1:] == (self.crop_size, self.crop_size):
+            return pixels
+        padded = torch.empty((3, self.crop_size, self.crop_size), dtype=torch.uint8)
+        padded[:] = pixels.float().mean((1, 2)).round_().to(torch.uint8)[:, None, None]
+        padded[:, y.offset : y.offset + y.length, x.offset : x.offset + x.length] = pixels
+        return padded
 
-    def _turned(self, image: Image.Image, x: Box, y: Box, angle: float, colors: tuple[float, ...] | None) -> np.ndarray:
+    def _turned(
+        self, image: Image.Image, x: Box, y: Box, angle: float, colors: tuple[float, ...] | None
+    ) -> torch.Tensor:
         left, top, right, bottom = reach(x, y, angle, self.crop_size, (image.height, image.width))
         region = image.crop((left, top, right, bottom))
         matrix = turn(x, y, angle, left, top)
@@ -196,7 +213,8 @@ class TrainTransform:
             matrix = tuple(value / factor for value in matrix)  # type: ignore[assignment]
         size, fill = (self.crop_size, self.crop_size), mean_color(region)
         turned = region.transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=fill)
-        return np.array(turned if colors is None else turned.convert("RGB", colors))
+        pixels = torch.from_numpy(np.array(turned)).permute(2, 0, 1).contiguous()
+        return pixels if colors is None else change_colors(pixels, colors)
 
 
 def turn(x: Box, y: Box, angle: float, left: int = 0, top: int = 0) -> Matrix:
@@ -234,15 +252,25 @@ def reach(x: Box, y: Box, angle: float, crop_size: int, shape: tuple[int, ...]) 
     )
 
 
-def resize_bilinear(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(H, W, 3) to (height, width, 3) uint8, bilinear, averaging where it shrinks: as `Image.resize`, by torch, which
+def box_pixels(image: Image.Image, x: Box, y: Box) -> torch.Tensor:
+    """(height, width, 3 or 4) uint8 of an RGB picture's box, not to be written to: what follows the third channel is
+    Pillow's padding. Seen through Arrow, Pillow's own memory, where it is of one piece: up to 4 million pixels or so.
+    https://pillow.readthedocs.io/en/stable/reference/arrow_support.html
+    """
+    try:
+        whole = torch.from_dlpack(pyarrow.array(image).flatten()).view(image.height, image.width, -1)
+    except (TypeError, ValueError):
+        return torch.from_numpy(np.array(image.crop((x.start, y.start, x.stop, y.stop))))
+    return whole[y.start : y.stop, x.start : x.stop]
+
+
+def resize_bilinear(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """(H, W, C) to (C, height, width) uint8, bilinear, averaging where it shrinks: as `Image.resize`, by torch, which
     has it vectorised and takes a third of the time."""
-    channels = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-    resized = torch.nn.functional.interpolate(
-        channels, (height, width), mode="bilinear", align_corners=False, antialias=True
+    resized: torch.Tensor = torch.nn.functional.interpolate(
+        pixels.permute(2, 0, 1)[None], (height, width), mode="bilinear", align_corners=False, antialias=True
     )
-    array: np.ndarray = resized[0].permute(1, 2, 0).numpy()
-    return array
+    return resized[0].contiguous()
 
 
 def mean_color(image: Image.Image) -> tuple[int, ...]:
@@ -257,7 +285,7 @@ def crop_nearest(label_map: np.ndarray, x: Box, y: Box) -> np.ndarray:
     """
     kept = label_map[y.start : y.stop, x.start : x.stop]
     if kept.shape == (y.length, x.length):
-        return kept
+        return np.array(kept)  # whoever gets it may write to it
     return np.take(kept[_middles(y)], _middles(x), axis=1)
 
 
@@ -266,14 +294,18 @@ def _middles(axis: Box) -> np.ndarray:
     return (2 * np.arange(axis.length) + 1) * (axis.stop - axis.start) // (2 * axis.length)
 
 
-def largest_class_share(labels: np.ndarray, ignore_index: int) -> float:
-    """The share of the commonest class among labelled pixels; 1 where there are none."""
+def count_classes(labels: np.ndarray, ignore_index: int) -> np.ndarray:
+    """How many pixels each train id has: (ignore_index + 1 or more,) int64, nothing at `ignore_index` itself."""
     if labels.dtype == np.uint8:
-        counts = torch.bincount(
-            torch.from_numpy(np.ascontiguousarray(labels)).view(-1), minlength=ignore_index + 1
-        ).numpy()
+        flat = torch.from_numpy(np.ascontiguousarray(labels)).view(-1)
+        counts = torch.bincount(flat, minlength=ignore_index + 1).numpy()
     else:
         counts = np.bincount(labels.ravel(), minlength=ignore_index + 1)
     counts[ignore_index] = 0
+    return counts
+
+
+def largest_class_share(counts: np.ndarray) -> float:
+    """The share of the commonest class among labelled pixels; 1 where there are none."""
     total = counts.sum()
     return float(counts.max() / total) if total else 1.0

@@ -20,7 +20,7 @@ from .errors import DataError
 from .masks import MAX_PIXELS, cell_name, read_image, read_label_map, read_mask
 from .rare import RareClassCrops
 from .sources.mixture import WEIGHT
-from .targets import OnBadSample, Skipped, classes_present
+from .targets import OnBadSample, Skipped
 from .zero import zero_is_void, zero_mask
 
 _RARE = 1  # keeps the draws of rare classes apart from those of crops
@@ -68,14 +68,8 @@ def training_item(
         `pixel_values` (3, S, S) uint8, `labels` (S, S) uint8 or int32 train ids, `class_labels` (N,) int64, the classes
         present.
     """
-    pixels, labels = transform(image, label_map, np.random.default_rng(seed), focus)
-    channels_first = np.ascontiguousarray(pixels.transpose(2, 0, 1))
-    cut = _label_tensor(labels)
-    return {
-        "pixel_values": torch.from_numpy(channels_first),
-        "labels": cut,
-        "class_labels": classes_present(cut, transform.ignore_index),
-    }
+    pixels, labels, classes = transform.sample(image, label_map, np.random.default_rng(seed), focus)
+    return {"pixel_values": pixels, "labels": _label_tensor(labels), "class_labels": torch.from_numpy(classes)}
 
 
 class SegmentationDataset(Dataset[dict[str, Any]]):

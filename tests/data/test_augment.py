@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -78,11 +79,36 @@ def test_the_crop_is_what_pillow_makes_of_the_same_box(scale: float) -> None:
         assert (np.asarray(nearest) == labels).all()
 
 
+@pytest.mark.parametrize("size", [(250, 200), (2100, 2050)])
+def test_a_picture_too_large_for_one_piece_of_memory_is_cut_the_same_way(size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    x, y = augment.Box(100, 140, 0, 40), augment.Box(30, 90, 0, 60)
+    image = Image.fromarray(noise)
+    assert (augment.box_pixels(image, x, y)[..., :3].numpy() == noise[30:90, 100:140]).all()
+    seen = augment.box_pixels(image, x, y)
+    del image  # its memory stays as long as it is looked at
+    Image.new("RGB", size)
+    assert (seen[..., :3].numpy() == noise[30:90, 100:140]).all()
+
+
+@pytest.mark.parametrize("dtype, void", [(np.uint8, 255), (np.uint16, 65535)])
+@pytest.mark.parametrize("rotation", [0.0, 30.0])
+def test_a_sample_lists_the_classes_that_it_shows(dtype: Any, void: int, rotation: float) -> None:
+    label_map = np.random.default_rng(0).integers(0, 40, (50, 60)).astype(dtype)
+    label_map[label_map > 30] = void
+    for seed in range(8):
+        for share in (0.04, 1.0):
+            apply = TrainTransform(12, max_class_share=share, ignore_index=void, rotation=rotation)
+            sample = apply.sample(Image.new("RGB", (60, 50)), label_map, np.random.default_rng(seed))
+            assert sample.class_labels.tolist() == sorted(set(sample.labels.ravel().tolist()) - {void})
+            assert sample.class_labels.dtype == np.int64 and sample.pixels.is_contiguous()
+
+
 def test_only_the_kept_region_is_resampled_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     resize, warp = augment.resize_bilinear, Image.Image.transform
 
-    def resized(pixels: np.ndarray, *size: int) -> np.ndarray:
+    def resized(pixels: torch.Tensor, *size: int) -> torch.Tensor:
         calls.append((pixels.shape[:2], size))
         return resize(pixels, *size)
 
@@ -221,7 +247,7 @@ def test_a_turned_crop_agrees_with_an_affine_warp_of_scipy(scale: float, degrees
         affine_transform(np.asarray(image)[..., c].astype(float), turn @ steps, offset, shape, order=1, mode="nearest")
         for c in range(3)
     ]
-    pixels = apply._turned(image, x, y, float(angle), None)
+    pixels = apply._turned(image, x, y, float(angle), None).permute(1, 2, 0).numpy()
     inner = labels != 65535
     inner[inner] &= (np.abs(labels[inner] % WIDTH - WIDTH / 2) < WIDTH / 2 - 5) & (
         np.abs(labels[inner] // WIDTH - HEIGHT / 2) < HEIGHT / 2 - 5
@@ -314,13 +340,13 @@ def test_crops_respect_the_class_ceiling_or_are_the_best_of_ten(monkeypatch: pyt
     label_map[20:32, 30:60] = 1  # a crop of 20 meets it rarely
     label_map[:, 100:] = 255
     tried: list[float] = []
-    measure = augment.largest_class_share
+    measure = augment.count_classes
 
-    def recorded(labels: np.ndarray, void: int) -> float:
+    def recorded(labels: np.ndarray, void: int) -> np.ndarray:
         tried.append(share_by_hand(labels))
         return measure(labels, void)
 
-    monkeypatch.setattr(augment, "largest_class_share", recorded)
+    monkeypatch.setattr(augment, "count_classes", recorded)
     apply = transform(20, max_class_share=0.75, ignore_index=255)
     lengths = set()
     for seed in range(60):
@@ -339,8 +365,8 @@ def test_void_is_not_counted_against_the_class_ceiling(monkeypatch: pytest.Monke
     measured: list[float] = []
     measure = augment.largest_class_share
 
-    def recorded(labels: np.ndarray, void: int) -> float:
-        measured.append(measure(labels, void))
+    def recorded(counts: np.ndarray) -> float:
+        measured.append(measure(counts))
         return measured[-1]
 
     monkeypatch.setattr(augment, "largest_class_share", recorded)

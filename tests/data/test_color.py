@@ -5,8 +5,11 @@ from __future__ import annotations
 import colorsys
 
 import numpy as np
+import pytest
+import torch
+from PIL import Image
 
-from hf_dinoseg.data.color import color_matrix, hue_matrix, saturation_matrix
+from hf_dinoseg.data.color import change_colors, color_matrix, hue_matrix, saturation_matrix
 
 
 def test_hue_matrix_turns_red_to_green_to_blue_and_keeps_greys() -> None:
@@ -50,3 +53,17 @@ def test_colour_changes_stay_in_range_and_are_each_drawn_half_of_the_time() -> N
     turned = rest[np.abs(saturation - 1) < 1e-9]
     angle = np.degrees(np.arccos(np.clip((np.trace(turned, axis1=1, axis2=2) - 1) / 2, -1, 1)))
     assert 24 < angle.max() <= 360 * 18 / 255 + 1e-6
+
+
+@pytest.mark.parametrize("size", [(1, 1), (37, 5), (400, 300)])
+def test_colours_change_as_pillow_changes_them(size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    channels_first = torch.from_numpy(noise).permute(2, 0, 1)
+    for seed in range(12):
+        if (matrix := color_matrix(np.random.default_rng(seed))) is None:
+            continue
+        expected = np.asarray(Image.fromarray(noise).convert("RGB", matrix)).astype(int)
+        changed = change_colors(channels_first, matrix)
+        assert changed.dtype == torch.uint8 and changed.is_contiguous()
+        assert np.abs(changed.permute(1, 2, 0).numpy() - expected).max() <= 1  # sums may be rounded in another order
+        assert (changed.permute(1, 2, 0).numpy() != expected).mean() < 1e-3
