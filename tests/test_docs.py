@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +17,17 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
+from hf_dinoseg.build import train
 from hf_dinoseg.cli import app
 from hf_dinoseg.data import draw_fundus
-from hf_dinoseg.recipe import Recipe
+from hf_dinoseg.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 # Pages whose commands need data or a Hub of their own have a test of their own.
-ELSEWHERE = {"data": "test_docs_data.py", "sharing": "test_docs_sharing.py"}
+ELSEWHERE = {"data", "sharing", "deployment"}
 # These would reach for the Hub, open a page, or need another data set; their own tests run them.
-ONLY_PARSED = {"push", "demo", "calibrate", "convert"}
+ONLY_PARSED = {"push", "demo", "convert"}
 NOT_OURS = {"pip", "hf", "make", "docker", "python"}
 
 
@@ -34,12 +37,23 @@ def _blocks(page: Path) -> list[tuple[str, str]]:
     return [(language, re.sub(rf"^{indent}", "", text, flags=re.MULTILINE)) for indent, language, text in found]
 
 
+@pytest.fixture(scope="module")
+def zero_run(tmp_path_factory: pytest.TempPathFactory, write_tiny_recipe: Callable[[Path], Path]) -> Path:
+    """A checkpoint to which label 0 is void."""
+    folder = tmp_path_factory.mktemp("zero")
+    labels = "labels={classes: {1: artery, 2: vein, 3: disc}, reduce_zero_label: true, ignore: [255]}"
+    overrides = [labels, "training.max_steps=1", "training.eval_steps=1", "evaluation.panels=0"]
+    train(load_recipe(write_tiny_recipe(folder), overrides))
+    return folder / "run"
+
+
 @pytest.fixture
-def place(tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, tiny_run: Path, zero_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder laid out as the pages suppose: a recipe, checkpoints, pictures."""
     (tmp_path / "out").mkdir()
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
-    for name in set(re.findall(r"\bout/([\w-]+)", text)):
+    shutil.copytree(zero_run, tmp_path / "out" / "zero_void")  # calibration writes into it
+    for name in set(re.findall(r"\bout/([\w-]+)", text)) - {"zero_void"}:
         (tmp_path / "out" / name).symlink_to(tiny_run)
     for split, seed in (("train", 0), ("val", 1)):
         for kind in ("images", "masks"):
@@ -53,6 +67,8 @@ def place(tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     recipe["data"] = {"source": "folder", "root": "data/retina", "crop_size": 64}
     for name in ("recipe.yaml", "other.yaml"):
         (tmp_path / name).write_text(yaml.safe_dump(recipe))
+    recipe["labels"] = yaml.safe_load((zero_run / "recipe.yaml").read_text())["labels"]
+    (tmp_path / "zero_void.yaml").write_text(yaml.safe_dump(recipe))
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (tmp_path / "photos").mkdir()
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8))
