@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any
 
 import datasets
+import torch
 from accelerate.utils import send_to_device
 from datasets import Dataset
 from datasets.distributed import split_dataset_by_node
@@ -213,6 +214,7 @@ class StreamLoader(DataLoader[dict[str, Any]]):
         self.num_batches = num_batches
         self.device = device
         self._given = 0
+        self._pass = -1  # that the last batch was of
 
     def __len__(self) -> int:
         return self.num_batches
@@ -221,6 +223,11 @@ class StreamLoader(DataLoader[dict[str, Any]]):
         for batch in super().__iter__():
             reader, number, done = batch.pop("position")
             self.dataset.places[reader] = (number, done)
+            if (
+                number > self._pass
+            ):  # torch's loaders draw a number as an epoch begins; so the model's chances stay those
+                self._pass = number  # of training on the same rows without a stream
+                torch.empty((), dtype=torch.int64).random_()
             self._given += 1
             self.dataset.turn = self._given % self._readers
             yield batch if self.device is None else send_to_device(batch, self.device, non_blocking=self.pin_memory)
@@ -241,6 +248,7 @@ class StreamLoader(DataLoader[dict[str, Any]]):
         begins, and a warning says so."""
         places = [(int(number), int(done)) for number, done in state["places"]]
         self._given = int(state["given"])
+        self._pass = max(number for number, _ in places)
         if (len(places), state["world_size"]) == (self._readers, self.dataset.world_size):
             self.dataset.places = dict(enumerate(places))
             self.dataset.turn = self._given % self._readers

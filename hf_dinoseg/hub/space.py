@@ -18,7 +18,7 @@ from ..recipe import write_yaml
 from .push_errors import PushError, explained
 
 _PACKAGE = Path(__file__).parents[1]
-_KINDS = {".py", ".md", ".json", ".yaml", ".js", ".css", ".typed"}
+_KINDS = {".py", ".md", ".json", ".yaml", ".js", ".css", ".j2", ".typed"}
 _PYTHON = "3.11"
 _SERVE = "from hf_dinoseg.hub.demo_app import serve"
 

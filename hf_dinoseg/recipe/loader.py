@@ -32,7 +32,7 @@ from .yaml_rules import apply_overrides, read_yaml, write_yaml
 _PLAIN: dict[str, type[BaseModel]] = {"model": Model, "loss": Loss, "evaluation": Evaluation, "hub": Hub}
 _SECTIONS: dict[str, Any] = {"labels": LabelSpace, "data": Data, **_PLAIN}
 _REQUIRED = {
-    "labels": "a mapping, e.g. labels: {classes: {0: background, 1: vessel}, ignore: [255]}, or {preset: ade20k}",
+    "labels": "a mapping, or {preset: ade20k}, e.g. labels: {classes: {0: background, 1: vessel}, ignore: [255]}",
     "data": "a mapping, e.g. data: {source: folder, root: data/retina}",
     "training": "a mapping, e.g. training: {output_dir: out/retina, max_steps: 20000}",
 }

@@ -135,11 +135,8 @@ class DinoSegTrainer(CheckpointingTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """As `Trainer`'s; a stream divides itself among processes and workers, and is not divided once more."""
         args = self.args
-        own = torch.Generator()  # or starting an epoch would draw from the random numbers of the model
         if not isinstance(self.train_dataset, StreamingSegmentationDataset):
-            loader = super().get_train_dataloader()
-            getattr(loader, "base_dataloader", loader).generator = own
-            return loader
+            return super().get_train_dataloader()
         self._stream = StreamLoader(
             self.train_dataset,
             self._train_batch_size,
@@ -150,7 +147,7 @@ class DinoSegTrainer(CheckpointingTrainer):
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
             multiprocessing_context=args.dataloader_multiprocessing_context,
-            generator=own,
+            generator=torch.Generator(),
         )
         return self._stream
 

@@ -74,7 +74,7 @@ def test_automatic_maps_split_between_blocks_and_never_in_a_head(saved):
 
     model, _ = saved
     blocks = set(model._no_split_modules)
-    assert {"DINOv3ViTLayer", "LinearHead", "Mask2FormerHead", "EomtHead"} <= blocks
+    assert {"DINOv3ViTLayer", type(model.head).__name__} <= blocks
     size = {name: sum(4 * p.numel() for p in getattr(model, name).parameters()) for name in ("backbone", "head")}
     room = max(size["head"], 60_000) + size["backbone"] // 2  # accelerate keeps room for the largest piece
     budget = {"cpu": room, "disk": 10**9}
