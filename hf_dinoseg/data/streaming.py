@@ -223,10 +223,9 @@ class StreamLoader(DataLoader[dict[str, Any]]):
         for batch in super().__iter__():
             reader, number, done = batch.pop("position")
             self.dataset.places[reader] = (number, done)
-            if (
-                number > self._pass
-            ):  # torch's loaders draw a number as an epoch begins; so the model's chances stay those
-                self._pass = number  # of training on the same rows without a stream
+            if number > self._pass:
+                self._pass = number
+                # as torch's loaders do when an epoch begins: what the model draws stays what it draws without a stream
                 torch.empty((), dtype=torch.int64).random_()
             self._given += 1
             self.dataset.turn = self._given % self._readers
