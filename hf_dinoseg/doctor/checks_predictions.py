@@ -156,6 +156,6 @@ def _background(seen: Probe, space: LabelSpace) -> list[Finding]:
             f"0 is void in the recipe and {share_text(zero / total)} of these pictures. The model cannot say "
             f"'background' and answers there with: {', '.join(told)}.",
             "If 0 is background, declare it: `labels.classes: {0: background, …}`, `reduce_zero_label: false`, and "
-            "train anew; or set a `background_threshold` in the checkpoint's config.json.",
+            "train anew; or find a threshold below which nothing is answered: `dinoseg calibrate`.",
         )
     ]

@@ -282,8 +282,14 @@ def _results_text(metrics: Mapping[str, Any], dataset: str) -> str:
 
 def _inference_text(evaluation: Mapping[str, Any]) -> str:
     if evaluation["mode"] == "whole":
-        return "each picture at once"
-    return f"windows of {evaluation['window']} pixels, {evaluation['stride']} apart"
+        text = "each picture at once"
+    else:
+        text = f"windows of {evaluation['window']} pixels, {evaluation['stride']} apart"
+        text += ", fading towards their borders" if evaluation["blend"] == "smooth" else ""
+    sizes, flip = evaluation["tta"]["scales"], evaluation["tta"]["flip"]
+    if list(sizes) != [1.0]:
+        text += f", averaged over the sizes {', '.join(f'{size:g}' for size in sizes)}"
+    return text + (", averaged with the mirrored picture" if flip else "")
 
 
 _TUNED = {
