@@ -179,6 +179,6 @@ def test_memory_does_not_follow_the_height_of_the_picture(tmp_path):
     command = [sys.executable, "-c", MEASURED, str(Path(__file__).parent), *files]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 40 << 10  # KiB
+    assert int(done.stdout) < 56 << 10  # KiB; either alone would be 72 MiB
     with Image.open(tmp_path / "out.png") as written:
         assert written.size == (1024, 8192)
