@@ -239,6 +239,14 @@ def test_dinov3_is_named_where_it_is_the_backbone() -> None:
     assert "dinov3" in metadata(scratch)["tags"] and "2508.10104" in section(scratch, "Citation")
 
 
+def test_how_pictures_were_predicted_is_told_in_full() -> None:
+    asked = {"window": 300, "stride": 200, "blend": "smooth", "tta": {"scales": [0.75, 1.0], "flip": True}}
+    told = "windows of 300 pixels, 200 apart, fading towards their borders, averaged over the sizes 0.75, 1"
+    assert told + ", averaged with the mirrored picture" in " ".join(card(recipe(evaluation=asked), METRICS).split())
+    whole = " ".join(card(recipe(evaluation={"mode": "whole"}), METRICS).split())
+    assert "each picture at once" in whole and "averaged over" not in whole
+
+
 def test_a_threshold_for_background_is_told() -> None:
     labels = {"classes": {1: "sky"}, "ignore": [0]}
     text = card(recipe(labels=labels, evaluation={"background": "threshold", "background_threshold": 0.4}), {})
