@@ -33,7 +33,7 @@ from .objects import (
     prepare_splits,
 )
 from .recipe import Recipe, load_recipe
-from .training import DinoSegTrainer, MaskAnnealing, RunError
+from .training import DinoSegTrainer, MaskAnnealing, RunError, check_processes
 from .training.results import versions, write_results
 from .training.run_folder import RECIPE_FILE, claim, inspect
 
@@ -61,6 +61,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
     """
     started = time.time()
     args = TrainingArguments(**_training_arguments(recipe))
+    check_processes(args)
     folder = Path(recipe.training["output_dir"])
     inspect(folder, resume=resume, overwrite=overwrite)
     if resume:
@@ -159,6 +160,7 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
     with TemporaryDirectory() as scratch:  # the Trainer makes its output folder in any case
         folder = Path(output or scratch)
         args = TrainingArguments(**_training_arguments(recipe) | {"output_dir": str(folder)})
+        check_processes(args)
         with args.main_process_first(desc="reading masks"):
             data, skipped = prepare_splits(recipe, DatasetDict(validation=build_source(recipe)["validation"]))
         dataset = build_eval_dataset(recipe, data["validation"], processor, len(skipped["validation"]))

@@ -6,6 +6,7 @@ from .evaluation import StreamedMetrics
 from .optim import parameter_groups
 from .panel_writer import PanelWriter
 from .preemption import Preempted
+from .processes import check_processes
 from .trainer import DinoSegTrainer
 from .tuning import apply_tuning
 
@@ -17,5 +18,6 @@ __all__ = [
     "RunError",
     "StreamedMetrics",
     "apply_tuning",
+    "check_processes",
     "parameter_groups",
 ]

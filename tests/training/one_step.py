@@ -1,6 +1,7 @@
 """Run by test_exactness.py in processes of its own: one plain SGD step of a recipe, with what is random held still."""
 
 import sys
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -34,6 +35,14 @@ def still_criterion(*args):
     return criterion
 
 
+class Trainer(build.DinoSegTrainer):
+    def log(self, logs, *args):
+        if "loss" in logs and self.is_world_process_zero():
+            Path(self.args.output_dir, "loss.txt").write_text(repr(logs["loss"]))
+        super().log(logs, *args)
+
+
+build.DinoSegTrainer = Trainer
 make_model, make_criterion = build.build_model, build.build_criterion
 build.build_model, build.build_criterion = still_model, still_criterion
 build.train(load_recipe(sys.argv[1], sys.argv[2:]))

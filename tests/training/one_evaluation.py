@@ -1,0 +1,20 @@
+"""Run by test_distributed.py in processes of its own: evaluates a checkpoint and keeps each process's matrix."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from hf_dinoseg import build, load_recipe
+
+
+class Trainer(build.DinoSegTrainer):
+    def evaluate(self, *args, **kwargs):
+        metrics = super().evaluate(*args, **kwargs)
+        np.save(Path(folder, f"{self.args.process_index}.npy"), self.streamed.matrix.numpy())
+        return metrics
+
+
+checkpoint, folder, *overrides = sys.argv[1:]
+build.DinoSegTrainer = Trainer
+build.evaluate(checkpoint, load_recipe(Path(checkpoint, "recipe.yaml"), overrides))
