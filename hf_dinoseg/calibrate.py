@@ -17,7 +17,7 @@ from . import objects
 from .build import evaluate
 from .data import EvalDataset, zero_is_void
 from .hub.describe import METRICS_FILE, write_json
-from .inference import predict_best
+from .inference import as_input, predict_best
 from .metrics import ThresholdCurve
 from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor
 from .recipe import Recipe, load_recipe
@@ -90,12 +90,11 @@ def calibrate(checkpoint: str, recipe: Recipe) -> dict[str, Any]:
 @torch.inference_mode()
 def _measure(model: nn.Module, dataset: EvalDataset, inference: dict[str, Any], ignore_index: int) -> ThresholdCurve:
     curve = ThresholdCurve()
-    parameter = next(model.parameters())
     for index in tqdm(range(len(dataset)), unit="picture", desc="Calibrating", disable=None):
         item = dataset[index]
         if item["index"] < 0:  # could not be read; the dataset has said so
             continue
-        pixel_values = item["pixel_values"].to(device=parameter.device, dtype=parameter.dtype)
+        pixel_values = as_input(item["pixel_values"], model)
         size = (item["labels"].shape[0], item["labels"].shape[1])
         scores = predict_best(model, pixel_values, size, **inference)[1][0].cpu()
         curve.update(scores, item["labels"], item["zero"], ignore_index)

@@ -97,6 +97,8 @@ def build_processor(recipe: Recipe) -> DinoSegImageProcessor:
 def build_model(recipe: Recipe) -> DinoSegForSemanticSegmentation:
     """Backbone with its pretrained weights (or random ones, from a config) and a new head, or one taken over."""
     fields = recipe.model.model_dump(exclude={"backbone", "num_labels", "init_head_from", *_LEARNING, *_STATISTICS})
+    if recipe.model.backbone_dtype == "float32":
+        fields["backbone_dtype"] = None  # the model's, so that a checkpoint can be loaded in any
     model = DinoSegForSemanticSegmentation.from_backbone(
         recipe.model.backbone,
         label_space=recipe.labels.to_dict(),

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..data.errors import DataError
 from ..data.masks import cell_name, read_image, read_mask
-from ..inference import predict_scores
+from ..inference import as_input, predict_scores
 from ..labels import LabelError, LabelSpace
 from ..metrics import ConfusionMatrix, summarize
 from .survey import even_indices
@@ -126,7 +126,6 @@ def _labels(scores: torch.Tensor, size: tuple[int, ...]) -> np.ndarray:
 
 def _inputs(processor: Any, image: Image.Image, model: nn.Module) -> dict[str | None, torch.Tensor]:
     """The picture as the processor prepares it (key None), and prepared otherwise."""
-    parameter = next(model.parameters())
     own = processor(images=image, return_tensors="pt")["pixel_values"]
     plain = processor(images=image, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"].float()
     unit = plain / 255
@@ -140,7 +139,7 @@ def _inputs(processor: Any, image: Image.Image, model: nn.Module) -> dict[str | 
     }
     inputs: dict[str | None, torch.Tensor] = {None: own}
     inputs.update({name: x for name, x in variants.items() if not torch.allclose(x, own, atol=1e-2)})
-    return {name: x.to(device=parameter.device, dtype=parameter.dtype) for name, x in inputs.items()}
+    return {name: as_input(x, model) for name, x in inputs.items()}
 
 
 def _normalized(unit: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:

@@ -4,7 +4,7 @@ from .background import Background
 from .files import Job, Outcome, segment_files
 from .large import is_large, segment_large
 from .segmenter import SegmentationResult, Segmenter
-from .sliding_window import predict_best, predict_label_map, predict_scores
+from .sliding_window import as_input, predict_best, predict_label_map, predict_scores
 from .windows import window_positions
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Outcome",
     "SegmentationResult",
     "Segmenter",
+    "as_input",
     "is_large",
     "predict_best",
     "predict_label_map",

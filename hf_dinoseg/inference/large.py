@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .row_reader import MAX_PIXELS, RowReader, picture_size
-from .sliding_window import Mirrored, RowScores, score_strips
+from .sliding_window import Mirrored, RowScores, as_input, score_strips
 from .tta import View, views
 from .windows import WindowScores
 
@@ -93,14 +93,12 @@ class _Crops:
     """Windows of a picture as the model takes them."""
 
     def __init__(self, segmenter: Segmenter, reader: RowReader) -> None:
-        self.processor, self.reader = segmenter.processor, reader
-        parameter = next(segmenter.model.parameters())
-        self.like = {"device": parameter.device, "dtype": parameter.dtype}
+        self.processor, self.reader, self.model = segmenter.processor, reader, segmenter.model
 
     def plain(self, picture: int, top: int, left: int, height: int, width: int) -> torch.Tensor:
         """(3, height, width) normalised."""
         image = Image.fromarray(self.reader.crop(top, left, height, width))
-        return self.processor(images=image, return_tensors="pt")["pixel_values"][0].to(**self.like)
+        return as_input(self.processor(images=image, return_tensors="pt")["pixel_values"][0], self.model)
 
     def mirrored(self, picture: int, top: int, left: int, height: int, width: int) -> torch.Tensor:
         """As `plain`, of the mirrored picture."""

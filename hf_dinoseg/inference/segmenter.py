@@ -21,7 +21,7 @@ from ..models.modeling_dinoseg import DinoSegForSemanticSegmentation
 from .background import Background
 from .download import download, is_url
 from .formats import whole_file
-from .sliding_window import predict_best, predict_scores
+from .sliding_window import as_input, predict_best, predict_scores
 from .tta import views
 from .windows import Blend, Mode, blend_weights, resolve_window
 
@@ -256,9 +256,7 @@ class Segmenter:
             prepared: pictures of one size; the model sees them together.
             class_scores: keep the scores of all classes too, 4 bytes × C a pixel.
         """
-        parameter = next(self.model.parameters())
-        pixel_values = torch.cat([p.pixel_values for p in prepared])
-        pixel_values = pixel_values.to(device=parameter.device, dtype=parameter.dtype)
+        pixel_values = as_input(torch.cat([p.pixel_values for p in prepared]), self.model)
         size = (prepared[0].image.height, prepared[0].image.width)
         every: torch.Tensor | None = None
         if class_scores:

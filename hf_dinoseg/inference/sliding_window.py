@@ -36,6 +36,14 @@ class RowScores(Protocol):
         ...
 
 
+def as_input(pixel_values: torch.Tensor, model: nn.Module) -> torch.Tensor:
+    """Pixel values on the device and in the type in which a model takes them. The type is its `dtype` if it has one,
+    as transformers' models do: not all of its weights need be of it."""
+    parameter = next(model.parameters())
+    dtype: Any = getattr(model, "dtype", parameter.dtype)
+    return pixel_values.to(device=parameter.device, dtype=dtype)
+
+
 @torch.inference_mode()
 def predict_scores(
     model: nn.Module,

@@ -63,7 +63,7 @@ class Backbone(nn.Module):
     """Runs the backbone; when it is frozen, without gradient and in evaluation mode, whatever the model's mode.
 
     Args:
-        config: the model's configuration; `backbone_config` and `freeze_backbone` are read.
+        config: the model's configuration; `backbone_config`, `backbone_dtype` and `freeze_backbone` are read.
         model: a loaded backbone to wrap; None builds one from the configuration.
     """
 
@@ -72,6 +72,8 @@ class Backbone(nn.Module):
         sub_config: Any = config.backbone_config
         wrapped: Any = AutoBackbone.from_config(sub_config) if model is None else model
         self.model = wrapped
+        if config.backbone_dtype:
+            _cast_weights(wrapped, getattr(torch, config.backbone_dtype))
         # transformers gathers these from direct children, for device maps
         self._no_split_modules = set(wrapped._no_split_modules or ())
         self._skip_keys_device_placement = set(wrapped._skip_keys_device_placement or ())
@@ -102,7 +104,7 @@ class Backbone(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> BackboneFeatures:
         """Features of (B, 3, H, W) images of any size; padded with zeros (the mean colour) to whole patches."""
-        pixel_values = pad_to_multiple(pixel_values, self.patch_size)
+        pixel_values = pad_to_multiple(pixel_values, self.patch_size).to(next(self.model.parameters()).dtype)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             maps = self.model(pixel_values).feature_maps
         return BackboneFeatures(tuple(maps), (pixel_values.shape[-2], pixel_values.shape[-1]))
@@ -146,6 +148,13 @@ def pad_to_multiple(pixel_values: Tensor, multiple: int) -> Tensor:
     height, width = pixel_values.shape[-2:]
     below, right = -height % multiple, -width % multiple
     return F.pad(pixel_values, (0, right, 0, below)) if below or right else pixel_values
+
+
+def _cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
+    """Give a model's weights a type, and leave what it computes from its sizes as it is: rotary frequencies."""
+    for tensor in model.state_dict(keep_vars=True).values():
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
 
 
 def load_backbone_config(backbone: str | Mapping[str, Any] | PreTrainedConfig, **hub: Any) -> PreTrainedConfig:

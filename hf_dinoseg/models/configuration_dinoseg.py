@@ -41,6 +41,8 @@ class DinoSegConfig(PreTrainedConfig):
         ignore_index: the train id of void pixels; taken from `label_space` where that is given.
         background_threshold: default threshold of the image processor's post-processing; None for none.
         freeze_backbone: the backbone is not trained: no gradient, evaluation mode.
+        backbone_dtype: `float32`, `bfloat16` or `float16`: the type of the backbone's weights, saved and loaded so,
+            while the head's are those of the model. None: the model's.
         out_layers: backbone layers (1-based) whose features are used. None: the published choice for the depth (the
             last layer alone for the linear head; all four stages of a hierarchical backbone).
         num_queries: queries of a mask head.
@@ -68,6 +70,7 @@ class DinoSegConfig(PreTrainedConfig):
     ignore_index: int = 255
     background_threshold: float | None = None
     freeze_backbone: bool = True
+    backbone_dtype: str | None = None
     out_layers: list[int] | None = None
     num_queries: int = 100
     hidden_dim: int = 256
@@ -86,6 +89,8 @@ class DinoSegConfig(PreTrainedConfig):
             self._take_labels(kwargs)
         super().__post_init__(**kwargs)
         self._choose_out_layers()
+        if self.backbone_dtype not in (None, "float32", "bfloat16", "float16"):
+            raise ValueError(f"backbone_dtype is {self.backbone_dtype!r}; choose float32, bfloat16 or float16.")
         if self.adapter not in ("vit_adapter", "pyramid"):
             raise ValueError(f"adapter is {self.adapter!r}; choose vit_adapter or pyramid.")
         if self.head == "eomt":

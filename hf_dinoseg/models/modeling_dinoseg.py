@@ -45,6 +45,12 @@ class DinoSegPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["Mask2FormerHead", "EomtHead", "LinearHead"]
     _skip_keys_device_placement = ["backbone"]  # heads are given the module, which stays on its own device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the head's weights, in which pixel values come; the backbone's may be another."""
+        head: Any = self.head
+        return next(parameter.dtype for parameter in head.parameters() if parameter.is_floating_point())
+
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         """For code from outside transformers, the library passes over modules that hold no parameter directly, in case
         `_init_weights` writes without looking. Ours looks, and has schemes for such modules."""
@@ -130,7 +136,7 @@ class DinoSegForSemanticSegmentation(DinoSegPreTrainedModel):
         Args:
             backbone: Hub id or local folder of a pretrained backbone, saved by its backbone class or by the full
                 model; or a dict with `model_type` (or a configuration) to start from random weights.
-            dtype: type of the weights.
+            dtype: type of the weights; of the head's alone where `backbone_dtype` is given.
             hub_options: passed to `from_pretrained` (`revision`, `token`, `cache_dir` …).
             config_fields: fields of `DinoSegConfig`.
 
@@ -143,9 +149,10 @@ class DinoSegForSemanticSegmentation(DinoSegPreTrainedModel):
         config = DinoSegConfig(backbone_config=sub_config, **config_fields)
         loaded = None
         if isinstance(backbone, str):
-            loaded = load_backbone_weights(backbone, sub_config, dtype=dtype, **hub)
+            kept = getattr(torch, config.backbone_dtype) if config.backbone_dtype else dtype
+            loaded = load_backbone_weights(backbone, sub_config, dtype=kept, **hub)
         model = cls(config, loaded)
-        nn.Module.to(model, dtype=dtype)
+        nn.Module.to(model.head if config.backbone_dtype else model, dtype=dtype)
         return model
 
 

@@ -34,6 +34,9 @@ class Model(Section):
         description="what of the backbone learns: nothing, its last blocks, all at rates that fall from block to "
         "block, low-rank updates, all; full for one from scratch",
     )
+    backbone_dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="the type of a backbone's weights that rest (tune: head); half the memory below float32"
+    )
     tune_blocks: PositiveInt = Field(4, description="last_k: so many blocks")
     layer_decay: float = Field(0.8, gt=0, le=1, description="llrd: a block's learning rate over that of the next")
     lora_rank: PositiveInt = Field(16, description="lora: rank of the updates; they are merged where a model is saved")
@@ -115,6 +118,12 @@ class Model(Section):
             faults.append(f"model.hidden_dim: {self.hidden_dim} is no multiple of 32, as the head's group norm needs.")
         if self.backbone_warmup_steps and self.tune == "head":
             faults.append("model.backbone_warmup_steps: nothing of the backbone learns with tune: head; take it out.")
+        if self.backbone_dtype != "float32" and self.tune != "head":
+            faults.append(
+                f"model.backbone_dtype: {self.backbone_dtype} is for a backbone that rests, and model.tune is "
+                f"{self.tune}: steps of the optimiser, and LoRA's updates where they are merged, are smaller than what "
+                "such weights can tell apart. Write float32 (training.bf16: true computes in bfloat16), or tune: head."
+            )
         if self.init_head_from and self.head != "mask2former":
             faults.append(
                 f"model.init_head_from: {show(self.init_head_from)} starts a mask2former head, and model.head is "

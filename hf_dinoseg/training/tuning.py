@@ -30,9 +30,14 @@ def apply_tuning(
         lora_rank: for `lora`, the rank of an update; its scale is 1.
 
     Raises:
-        RunError: if the backbone has fewer blocks, or `peft` is not installed.
+        RunError: if the backbone has fewer blocks, its weights are too coarse to learn, or `peft` is not installed.
     """
     backbone = model.backbone
+    if tune != "head" and model.config.backbone_dtype not in (None, "float32"):
+        raise RunError(
+            f"the backbone's weights are {model.config.backbone_dtype}, in which small steps are lost; with model.tune "
+            f"{tune} it needs backbone_dtype: float32."
+        )
     backbone.freeze(tune == "head")
     if tune == "last_k":
         blocks = backbone_blocks(backbone.model)
