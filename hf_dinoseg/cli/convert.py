@@ -114,19 +114,28 @@ def eomt(
         typer.Option(
             "--backbone",
             metavar="ID_OR_DIR",
-            help="For a checkpoint of differences: the backbone that they are added to.",
+            help="The backbone it was trained from: for differences, which are added to it, and the authors' files.",
             show_default=False,
         ),
     ] = None,
     labels: Labels = None,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Side of the windows, and shorter side of pictures, in prediction; the checkpoint's image size, or "
+            "512, if not given.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """EoMT on DINOv3 as transformers has it."""
+    """EoMT on DINOv3: transformers' checkpoints and the authors' own, whole or as differences to a backbone."""
     with only_results_on_stdout():
         from ..hub import converters
 
-        converters.convert_eomt(checkpoint, output, backbone, _label_space(labels))
+        converters.convert_eomt(checkpoint, output, backbone, _label_space(labels), window)
     _report(output, json)
 
 

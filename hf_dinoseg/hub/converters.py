@@ -1,12 +1,12 @@
 """Published checkpoints to checkpoint folders of this package, and heads to start training from.
 
-Names are translated by `convert`; here files are read, sizes read off the tensors, and models built and saved.
+Files are read by `checkpoint_files` and `eomt_checkpoints`, names translated by `convert`; here sizes are read off the
+tensors, and models built and saved.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, EomtDinov3ForUniversalSegmentation, Mask2FormerForUniversalSegmentation
+from transformers import Mask2FormerForUniversalSegmentation
 
 from ..labels import LabelSpace
 from ..models import DinoSegConfig, DinoSegForSemanticSegmentation, DinoSegImageProcessor, default_out_layers
 from ..models.backbone import load_backbone_config, load_backbone_weights
 from ..recipe import label_preset
+from .checkpoint_files import checked_tensor, count_layers, from_transformers, read_state_dict
 from .convert import (
     ConversionError,
     check_fit,
@@ -28,14 +29,9 @@ from .convert import (
     convert_meta_linear_state_dict,
     convert_meta_m2f_state_dict,
 )
+from .eomt_checkpoints import read_eomt
 
 logger = logging.getLogger(__name__)
-_VIT_FIELDS = (
-    "patch_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
-    "attention_dropout", "initializer_range", "layer_norm_eps", "image_size", "num_channels", "query_bias", "key_bias",
-    "value_bias", "proj_bias", "mlp_bias", "layerscale_value", "drop_path_rate", "use_gated_mlp",
-    "num_register_tokens", "pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,8 @@ class Windows:
     stride: int
 
 
-#: of the published evaluations
+#: of the evaluations on ADE20K that DINOv3's authors publish: `config-ade20k-m2f-inference.yaml` and
+#: `config-ade20k-linear-training.yaml` of https://github.com/facebookresearch/dinov3 (shorter side, window and stride)
 M2F_WINDOWS, LINEAR_WINDOWS = Windows(896, 596), Windows(512, 341)
 
 
@@ -118,7 +115,7 @@ def convert_meta_linear(
     folder = _free_folder(output)
     weights = read_state_dict(head)
     converted = convert_meta_linear_state_dict(weights)
-    kernel = _tensor(converted, "head.classify.weight", "conv.weight", 4)
+    kernel = checked_tensor(converted, "head.classify.weight", "conv.weight", 4)
     sub_config: Any = load_backbone_config(backbone)
     depth, width = len(sub_config.stage_names) - 1, getattr(sub_config, "hidden_size", 0)
     layers = {width: [depth], 4 * width: default_out_layers(depth)}.get(kernel.shape[1])
@@ -134,47 +131,56 @@ def convert_meta_linear(
 
 
 def convert_eomt(
-    checkpoint: str, output: str | Path, backbone: str | None = None, label_space: LabelSpace | None = None
+    checkpoint: str,
+    output: str | Path,
+    backbone: str | None = None,
+    label_space: LabelSpace | None = None,
+    window: int | None = None,
 ) -> None:
-    """A checkpoint of transformers' EoMT on DINOv3 to a checkpoint folder.
+    """A checkpoint of EoMT on DINOv3 to a checkpoint folder: whole, or of differences to a backbone's weights.
+
+    Windows stand side by side along a picture's longer side, the last one moved back to end with it; so does the
+    paper's evaluation for pictures up to twice as long as they are wide.
 
     Args:
-        checkpoint: Hub id or local folder.
-        backbone: Hub id or local folder of the backbone, if the checkpoint holds what is to be added to the backbone's
-            weights (as checkpoints without DINOv3's own weights do); None for a full checkpoint.
-        label_space: the classes; None takes the checkpoint's names.
+        checkpoint: Hub id or local folder of one of transformers; or the authors' own `pytorch_model.bin`, or a Hub id
+            or folder with that.
+        backbone: Hub id or local folder of the backbone. It is needed for differences (see
+            `eomt_checkpoints.holds_differences`), and for the authors' files, which tell no sizes.
+        label_space: the classes; None takes the checkpoint's names, or numbers.
+        window: side of the windows; None takes the checkpoint's image size, or ADE20K's 512.
 
     Raises:
-        ConversionError, BackboneError: as `convert_meta_m2f`.
+        ConversionError, BackboneError: as `convert_meta_m2f`, and if there are differences and no backbone.
     """
     folder = _free_folder(output)
-    peer, state_dict = _from_transformers(EomtDinov3ForUniversalSegmentation, checkpoint, "eomt_dinov3", complete=True)
-    config = peer.config
-    names = {int(i): str(name) for i, name in config.id2label.items()}
-    space = _labels(label_space or LabelSpace(names), len(names), checkpoint)
-    vit = {name: getattr(config, name) for name in _VIT_FIELDS}
-    side = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
-    windows = Windows(side, side * 2 // 3)
+    found = read_eomt(checkpoint, backbone)
+    count = found.weights["class_predictor.bias"].shape[0] - 1
+    space = _labels(label_space or (LabelSpace(found.names) if found.names else None), count, checkpoint)
+    side = window or found.image_size or LINEAR_WINDOWS.window
+    windows = Windows(side, side)
     extra: dict[str, Any] = {"inference": _inference(windows)}
     model = DinoSegForSemanticSegmentation(
         DinoSegConfig(
-            backbone_config={"model_type": "dinov3_vit", "rope_theta": config.rope_parameters["rope_theta"], **vit},
+            backbone_config=found.backbone_config,
             head="eomt",
             label_space=space.to_dict(),
-            num_queries=config.num_queries,
-            attn_mask_probs=state_dict["attn_mask_probs"].tolist(),
+            num_queries=found.weights["query.weight"].shape[0],
+            # the authors' differences tell of 1, with which training began: annealed to 0 is -1
+            attn_mask_probs=found.weights["attn_mask_probs"].clamp(0, 1).tolist(),
             **extra,
         )
     )
-    converted, origin = convert_eomt_state_dict(state_dict)
+    converted, origin = convert_eomt_state_dict(found.weights)
     # plays a part in pre-training only, so EoMT has none
     wanted = {name: t for name, t in model.state_dict().items() if not name.endswith("mask_token")}
     check_fit(converted, wanted, origin)
-    if backbone is not None:
+    if found.differences and backbone is not None:
         base = load_backbone_weights(backbone, load_backbone_config(backbone)).state_dict()
         base = {f"backbone.model.{name}": t for name, t in base.items() if not name.endswith("mask_token")}
         check_fit(base, {n: t for n, t in wanted.items() if n.startswith("backbone.")}, {n: n for n in base})
         converted |= {name: converted[name] + tensor for name, tensor in base.items()}
+        logger.info("%s holds differences; they are added to the weights of %s", checkpoint, backbone)
     model.load_state_dict(converted, strict=False)
     _save(model, folder, space, windows)
 
@@ -192,9 +198,7 @@ def convert_mask2former(
     start for training, not a model to predict with. Arguments and errors as `convert_eomt`.
     """
     folder = _free_folder(output)
-    peer, state_dict = _from_transformers(
-        Mask2FormerForUniversalSegmentation, checkpoint, "mask2former", complete=False
-    )
+    peer, state_dict = from_transformers(Mask2FormerForUniversalSegmentation, checkpoint, "mask2former", complete=False)
     config = peer.config
     names = {int(i): str(name) for i, name in config.id2label.items()}
     space = label_space or LabelSpace(names)
@@ -234,7 +238,7 @@ def init_head_from(model: DinoSegForSemanticSegmentation, checkpoint: str) -> He
             f"model.init_head_from starts a head from transformers' Mask2Former; the model's head is "
             f"{model.config.head!r}. Take it out, or set model.head to mask2former."
         )
-    _, state_dict = _from_transformers(Mask2FormerForUniversalSegmentation, checkpoint, "mask2former", complete=False)
+    _, state_dict = from_transformers(Mask2FormerForUniversalSegmentation, checkpoint, "mask2former", complete=False)
     report = _take(model, state_dict)
     if not report.taken:
         raise ConversionError(f"{checkpoint}: no tensor of its head has the shape of the model's; sizes differ.")
@@ -264,64 +268,27 @@ def _take(model: DinoSegForSemanticSegmentation, state_dict: Mapping[str, Tensor
 # ---------------------------------------------------------------------- parts
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a `.pth` file, bare or under `model`. Nothing but tensors is ever unpickled.
-
-    Raises:
-        ConversionError: if there is no such file, or other things than tensors are in it.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise ConversionError(f"{file}: there is no such file.")
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a torn archive, foreign bytes and pickled code each raise their own
-        raise ConversionError(
-            f"{file} cannot be read as weights ({str(error).splitlines()[0]}). It must be a state dict as torch.save "
-            "writes it, with tensors only."
-        ) from error
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]
-    if not isinstance(content, Mapping) or not content:
-        raise ConversionError(f"{file} holds no state dict, bare or under `model`.")
-    if strangers := [str(key) for key, value in content.items() if not isinstance(value, Tensor)]:
-        raise ConversionError(f"{file} holds entries that are no tensors: {', '.join(strangers[:5])}.")
-    return {str(key): value for key, value in content.items()}
-
-
 def _m2f_sizes(weights: Mapping[str, Tensor]) -> dict[str, int]:
     adapter, head = "segmentation_model.0.", "segmentation_model.1."
     encoder = f"{head}pixel_decoder.encoder.encoder.layers."
     feed_forward = f"{head}predictor.transformer_ffn_layers."
 
     def rows(name: str, ndim: int = 2) -> int:
-        return _tensor(weights, name, name, ndim).shape[0]
+        return checked_tensor(weights, name, name, ndim).shape[0]
 
-    _tensor(weights, f"{adapter}level_embed", f"{adapter}level_embed", 2)
+    checked_tensor(weights, f"{adapter}level_embed", f"{adapter}level_embed", 2)
     return {
         "hidden_dim": rows(f"{head}pixel_decoder.mask_feature.weight", 4),
         # x and y of four points on each of three levels, and of one in the adapter, a head
         "head_attention_heads": rows(f"{encoder}0.self_attn.sampling_offsets.weight") // 24,
         "adapter_attention_heads": rows(f"{adapter}interactions.0.extractor.attn.sampling_offsets.weight") // 8,
-        "pixel_decoder_layers": _count(weights, encoder),
+        "pixel_decoder_layers": count_layers(weights, encoder),
         "pixel_decoder_ffn_dim": rows(f"{encoder}0.linear1.weight"),
-        "decoder_layers": _count(weights, feed_forward),
+        "decoder_layers": count_layers(weights, feed_forward),
         "decoder_ffn_dim": rows(f"{feed_forward}0.linear1.weight"),
         "num_queries": rows(f"{head}predictor.query_feat.weight"),
         "num_labels": rows(f"{head}predictor.class_embed.weight") - 1,
     }
-
-
-def _tensor(weights: Mapping[str, Tensor], name: str, shown: str, ndim: int) -> Tensor:
-    if name not in weights:
-        raise ConversionError(f"the checkpoint lacks {shown}.")
-    if weights[name].ndim != ndim:
-        raise ConversionError(f"{shown} has shape {list(weights[name].shape)}; {ndim} dimensions are expected.")
-    return weights[name]
-
-
-def _count(weights: Mapping[str, Tensor], prefix: str) -> int:
-    return len({m[1] for key in weights if (m := re.match(re.escape(prefix) + r"(\d+)\.", key))})
 
 
 def _labels(label_space: LabelSpace | None, num_labels: int, where: str) -> LabelSpace:
@@ -333,32 +300,6 @@ def _labels(label_space: LabelSpace | None, num_labels: int, where: str) -> Labe
             "it was trained with, in their order."
         )
     return label_space
-
-
-def _from_transformers(
-    model_class: Any, checkpoint: str, model_type: str, *, complete: bool
-) -> tuple[Any, dict[str, Tensor]]:
-    """A model of transformers, and those of its tensors that are in the checkpoint: all of them if it has to be
-    `complete`; no tensor may be left over."""
-    try:
-        found = AutoConfig.from_pretrained(checkpoint).model_type
-        if found != model_type:
-            raise ConversionError(f"it is a checkpoint of {found!r}; one of {model_type!r} is converted here.")
-        model, report = model_class.from_pretrained(checkpoint, output_loading_info=True, ignore_mismatched_sizes=True)
-    except Exception as error:  # the Hub, files and shapes each raise their own; all of them end the conversion
-        raise ConversionError(f"{checkpoint} cannot be loaded: {error}") from error
-    misshapen = [
-        f"{name} is {list(there)}, its configuration says {list(here)}"
-        for name, there, here in report["mismatched_keys"]
-    ]
-    if misshapen:
-        raise ConversionError(f"{checkpoint}: {'; '.join(misshapen[:5])}.")
-    missing = sorted(name for name in report["missing_keys"] if not name.startswith("criterion."))
-    if complete and missing:
-        raise ConversionError(f"{checkpoint} lacks tensors: {', '.join(missing[:5])} ({len(missing)} in all).")
-    if extra := sorted(report["unexpected_keys"]):
-        raise ConversionError(f"{checkpoint} has tensors that the model lacks: {', '.join(extra[:5])} ({len(extra)}).")
-    return model.eval(), {name: t for name, t in model.state_dict().items() if name not in missing}
 
 
 def _inference(windows: Windows) -> dict[str, Any]:

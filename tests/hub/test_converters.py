@@ -16,8 +16,6 @@ from torch import Tensor
 from transformers import (
     DINOv3ViTConfig,
     DINOv3ViTModel,
-    EomtDinov3Config,
-    EomtDinov3ForUniversalSegmentation,
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
 )
@@ -245,65 +243,6 @@ def test_a_published_linear_head_computes_batch_norm_and_a_product(
     assert "missing: head.norm.running_var" in failure("meta-linear", *arguments, "-o", tmp_path / "other")
     torch.save(weights | {"conv.weight": torch.zeros(6, 33, 1, 1)}, tmp_path / "head.pth")
     assert "33 channels, where the backbone" in failure("meta-linear", *arguments, "-o", tmp_path / "other")
-
-
-# ---------------------------------------------------------------------- eomt
-
-
-@pytest.fixture(scope="module")
-def eomt() -> EomtDinov3ForUniversalSegmentation:
-    torch.manual_seed(1)
-    config = EomtDinov3Config(
-        hidden_size=WIDTH, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64, num_register_tokens=4,
-        image_size=64, num_blocks=3, num_queries=7, id2label={0: "ground", 1: "sky", 2: "tree"},
-    )  # fmt: skip
-    peer = EomtDinov3ForUniversalSegmentation(config).eval()
-    with torch.no_grad():
-        for parameter in peer.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-        peer.attn_mask_probs.zero_()
-    return peer
-
-
-@pytest.mark.parametrize("deltas", [False, True])
-def test_eomt_of_transformers_computes_the_same_here(
-    deltas: bool, eomt: EomtDinov3ForUniversalSegmentation, vit: Path, tmp_path: Path
-) -> None:
-    weights = dict(eomt.state_dict())
-    if deltas:
-        for name, tensor in DINOv3ViTModel.from_pretrained(vit).state_dict().items():
-            theirs = name.removeprefix("model.").replace("layer.", "layers.", 1) if "layer." in name else name
-            theirs = f"layernorm.{name.removeprefix('norm.')}" if name.startswith("norm.") else theirs
-            if "mask_token" not in name:
-                weights[theirs] = weights[theirs] - tensor
-    eomt.save_pretrained(tmp_path / "peer", state_dict=weights)
-    options = ("--backbone", vit) if deltas else ()
-    result = run("eomt", "--checkpoint", tmp_path / "peer", "-o", tmp_path / "out", *options)
-    assert result.exit_code == 0, result.output
-    segmenter = Segmenter.from_pretrained(tmp_path / "out")
-    assert segmenter.label_space.classes == {0: "ground", 1: "sky", 2: "tree"}
-    image = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        found, expected = segmenter.model(image), eomt(image)
-    for name in ("class_queries_logits", "masks_queries_logits"):
-        error = (getattr(found, name) - getattr(expected, name)).abs().max() / getattr(expected, name).abs().max()
-        assert error < 1e-4, name
-
-
-def test_eomt_checkpoints_that_do_not_fit_are_refused(
-    eomt: EomtDinov3ForUniversalSegmentation, vit: Path, tmp_path: Path
-) -> None:
-    def message(changes: dict[str, Tensor | None], *options: str | Path) -> str:
-        weights = {k: v for k, v in (dict(eomt.state_dict()) | changes).items() if v is not None}
-        eomt.save_pretrained(tmp_path / "peer", state_dict=weights)
-        return failure("eomt", "--checkpoint", tmp_path / "peer", "-o", tmp_path / "out", *options)
-
-    assert "lacks tensors: query.weight" in message({"query.weight": None})
-    assert "tensors that the model lacks: stranger" in message({"stranger": torch.zeros(1)})
-    assert "query.weight" in message({"query.weight": torch.zeros(3, WIDTH)})
-    assert "tells 3 classes apart, the labels have 150" in message({}, "--labels", "ade20k")
-    assert "'dinov3_vit'; one of 'eomt_dinov3'" in failure("eomt", "--checkpoint", vit, "-o", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
 
 
 # ---------------------------------------------------------------------- mask2former
