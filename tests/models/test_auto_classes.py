@@ -67,6 +67,24 @@ def test_the_pipeline_answers_with_class_names(
     assert not [r for r in caplog.records if r.levelno >= logging.ERROR]
 
 
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import hf_dinoseg, importlib.util; importlib.util.find_spec('transformers'); import transformers",
+        "import transformers, hf_dinoseg",
+        "from hf_dinoseg.models import DinoSegConfig; import transformers",
+    ],
+    ids=["the package first", "transformers first", "the model itself"],
+)
+def test_whatever_is_imported_first_the_model_is_known(imports: str) -> None:
+    code = f"""
+{imports}
+config = transformers.AutoConfig.for_model("dinoseg")
+assert type(config) in transformers.AutoModelForSemanticSegmentation._model_mapping
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
 STRANGER = """
 import sys
 import torch
