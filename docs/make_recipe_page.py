@@ -15,7 +15,8 @@ from pydantic_core import PydanticUndefined
 
 from hf_dinoseg.labels import LabelSpace
 from hf_dinoseg.recipe import schema, schema_data
-from hf_dinoseg.recipe.training import _DEFAULTS, _ELSEWHERE, _OWNED
+from hf_dinoseg.recipe.derived import RULES
+from hf_dinoseg.recipe.training import _DEFAULTS, _ELSEWHERE, _OWNED, OWN
 
 PAGE = Path(__file__).with_name("recipe.md")
 
@@ -112,7 +113,23 @@ def training() -> list[str]:
         "| --- | --- |",
         *[f"| `{name}` | {as_yaml(value)} |" for name, value in _DEFAULTS.items()],
         "",
-        "With `lr_scheduler_type: polynomial` the power is 0.9 and the end 0. These are settled:",
+        "These follow from other fields where the recipe does not give them, and stand as numbers in the `recipe.yaml` "
+        "of the output folder:",
+        "",
+        "| field | default |",
+        "| --- | --- |",
+        *[f"| `{name}` | {rule} |" for name, rule in RULES.items()],
+        "",
+        "`lr_scheduler_type` takes transformers' schedules and one more. `polynomial`: power 0.9, end 0. `cosine`: "
+        "half a cosine to 0. `one_cycle`: torch's `OneCycleLR`, up to `learning_rate` over `warmup_steps` and down "
+        "again, the momentum the other way; `lr_scheduler_kwargs` takes its arguments. "
+        "`model.backbone_warmup_steps` makes the polynomial one a warm-up in two stages, head first. Fields that "
+        "TrainingArguments does not have:",
+        "",
+        TABLE,
+        *[row(name, type_of(kind), as_yaml(value), says) for name, (kind, value, says) in OWN.items()],
+        "",
+        "These are settled:",
         "",
         "| field | value | because |",
         "| --- | --- | --- |",

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from datasets import DatasetDict
-from transformers import TrainingArguments, set_seed
+from transformers import set_seed
 
 from .data import EvalDataset
 from .doctor import BAD_SAMPLE_CODES, check_backbone_processor, quick_checks
@@ -19,21 +19,24 @@ from .labels import LabelSpace
 from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor
 from .objects import (
     build_background,
+    build_callbacks,
     build_criterion,
     build_eval_dataset,
     build_inference,
     build_model,
     build_processor,
     build_pushes,
+    build_rates,
     build_source,
     build_stream,
     build_train_dataset,
+    build_training_arguments,
     evenly,
     is_stored_stream,
     prepare_splits,
 )
 from .recipe import Recipe, load_recipe
-from .training import DinoSegTrainer, MaskAnnealing, RunError, check_processes
+from .training import DinoSegTrainer, RunError, check_processes
 from .training.results import versions, write_results
 from .training.run_folder import RECIPE_FILE, claim, inspect
 
@@ -60,7 +63,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
             these cases.
     """
     started = time.time()
-    args = TrainingArguments(**_training_arguments(recipe))
+    args = build_training_arguments(recipe)
     check_processes(args)
     folder = Path(recipe.training["output_dir"])
     inspect(folder, resume=resume, overwrite=overwrite)
@@ -98,16 +101,22 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
         beta=recipe.evaluation.beta,
         boundary_iou=recipe.evaluation.boundary_iou,
         panels=recipe.evaluation.panels,
-        backbone_learning_rate_multiplier=recipe.model.backbone_learning_rate_multiplier,
-        layer_decay=recipe.model.layer_decay if recipe.model.tune == "llrd" else 1.0,
-        backbone_warmup_steps=recipe.model.backbone_warmup_steps,
         ema_decay=recipe.model.ema_decay,
-        callbacks=[MaskAnnealing()] if recipe.model.head == "eomt" else None,
+        callbacks=build_callbacks(recipe),
+        **build_rates(recipe),
     )
     if pushes:
         pushes.describe = lambda stage: _describe_step(stage, recipe, trainer)
         trainer.add_callback(pushes)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    stopped_at = trainer.state.global_step if trainer.state.global_step < trainer.state.max_steps else None
+    if stopped_at is not None:
+        logger.info(
+            "Stopped early, after step %d of %d: %s got no better.",
+            stopped_at,
+            trainer.state.max_steps,
+            args.metric_for_best_model,
+        )
     best_step = trainer.state.best_global_step if args.load_best_model_at_end else None
     step = best_step or trainer.state.global_step
 
@@ -115,7 +124,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
     trainer.state.global_step = step
     everything = build_eval_dataset(recipe, data["validation"], processor, left_out)
     metrics = _evaluate(trainer, everything, folder / "panels" / "final")
-    metrics["step"] = step
+    metrics |= {"step": step} if stopped_at is None else {"step": step, "stopped_at": stopped_at}
     metrics["train_images"] = None if is_stored_stream(recipe) else len(data.get("train", source["train"]))
     metrics["seconds"] = round(time.time() - started, 1)
     metrics["hardware"] = hardware(args.device, args.world_size)
@@ -159,7 +168,7 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
         )
     with TemporaryDirectory() as scratch:  # the Trainer makes its output folder in any case
         folder = Path(output or scratch)
-        args = TrainingArguments(**_training_arguments(recipe) | {"output_dir": str(folder)})
+        args = build_training_arguments(recipe, output_dir=str(folder))
         check_processes(args)
         with args.main_process_first(desc="reading masks"):
             data, skipped = prepare_splits(recipe, DatasetDict(validation=build_source(recipe)["validation"]))
@@ -186,13 +195,6 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
 
 
 # ---------------------------------------------------------------------- parts of a run
-
-
-def _training_arguments(recipe: Recipe) -> dict[str, Any]:
-    # pinned memory only helps copies to an accelerator, and torch warns at each loader where there is none
-    pinned = recipe.training.get("dataloader_pin_memory", True) and torch.accelerator.is_available()
-    # `build_pushes` pushes: the Trainer would send a pickled file, and a config whose code is not there yet
-    return {**recipe.training, "push_to_hub": False, "dataloader_pin_memory": pinned}
 
 
 def _check_data(source: DatasetDict, recipe: Recipe, force: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, IterableDataset
-from transformers import TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
 from .data import (
     EvalDataset,
@@ -30,8 +30,8 @@ from .hub.push_callback import PushCallback
 from .inference import Background
 from .losses import MaskClassificationLoss, PixelLoss, balanced_class_weights
 from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor
-from .recipe import Recipe
-from .training import RunError, apply_tuning
+from .recipe import ONE_CYCLE, Recipe, training_arguments
+from .training import MaskAnnealing, RunError, apply_tuning
 
 logger = logging.getLogger(__name__)
 
@@ -212,6 +212,35 @@ def build_eval_dataset(
 ) -> EvalDataset:
     data = recipe.data
     return EvalDataset(split, processor, recipe.labels, data.max_pixels, data.on_bad_sample, num_skipped)
+
+
+def build_training_arguments(recipe: Recipe, **fields: Any) -> TrainingArguments:
+    """The recipe's TrainingArguments; `fields` override them."""
+    # pinned memory only helps copies to an accelerator, and torch warns at each loader where there is none
+    pinned = recipe.training.get("dataloader_pin_memory", True) and torch.accelerator.is_available()
+    # `build_pushes` pushes: the Trainer would send a pickled file, and a config whose code is not there yet
+    settled = {"push_to_hub": False, "dataloader_pin_memory": pinned}
+    return TrainingArguments(**{**training_arguments(recipe.training), **settled, **fields})
+
+
+def build_rates(recipe: Recipe) -> dict[str, Any]:
+    """How fast which part learns when: arguments of `DinoSegTrainer`."""
+    model, training = recipe.model, recipe.training
+    one_cycle = training["lr_scheduler_type"] == ONE_CYCLE
+    return {
+        "backbone_learning_rate_multiplier": model.backbone_learning_rate_multiplier,
+        "layer_decay": model.layer_decay if model.tune == "llrd" else 1.0,
+        "backbone_warmup_steps": model.backbone_warmup_steps,
+        "one_cycle": training["lr_scheduler_kwargs"] or {} if one_cycle else None,
+    }
+
+
+def build_callbacks(recipe: Recipe) -> list[TrainerCallback]:
+    """What happens at fixed moments of a training, beside what every training does."""
+    callbacks: list[TrainerCallback] = [MaskAnnealing()] if recipe.model.head == "eomt" else []
+    if patience := recipe.training["early_stopping_patience"]:
+        callbacks.append(EarlyStoppingCallback(patience, recipe.training["early_stopping_threshold"]))
+    return callbacks
 
 
 def build_pushes(recipe: Recipe) -> PushCallback | None:

@@ -13,8 +13,8 @@ import pytest
 from transformers import TrainingArguments
 
 from hf_dinoseg.labels import LabelSpace
-from hf_dinoseg.recipe import FolderData, Recipe, RecipeError, SyntheticRetinaData, load_recipe
-from hf_dinoseg.recipe.training import training_fields
+from hf_dinoseg.recipe import FolderData, Recipe, RecipeError, SyntheticRetinaData, load_recipe, training_arguments
+from hf_dinoseg.recipe.training import OWN, training_fields
 from hf_dinoseg.recipe.yaml_rules import parse_yaml
 
 MINIMAL = """
@@ -70,10 +70,10 @@ def test_the_shortest_recipe_gets_every_default(minimal: Path) -> None:
 
 def test_training_defaults_construct_training_arguments_that_agree_with_themselves(minimal: Path) -> None:
     recipe = load_recipe(minimal, ["training.use_cpu=true"])
-    args = TrainingArguments(**recipe.training)
+    args = TrainingArguments(**training_arguments(recipe.training))
     assert args.metric_for_best_model == "eval_mean_iou" and args.greater_is_better
     assert args.load_best_model_at_end and args.eval_strategy == "steps" and args.save_strategy == "steps"
-    assert args.eval_steps == args.save_steps == 500
+    assert args.eval_steps == args.save_steps == 0.1
     assert not args.remove_unused_columns and args.batch_eval_metrics
     assert args.lr_scheduler_type == "polynomial" and args.lr_scheduler_kwargs == {"power": 0.9, "lr_end": 0.0}
     assert args.report_to == []
@@ -94,13 +94,51 @@ def test_training_defaults_construct_training_arguments_that_agree_with_themselv
 def test_training_defaults_follow_what_was_given(minimal: Path, overrides: list[str], expected: dict[str, Any]) -> None:
     training = load_recipe(minimal, [*overrides, "training.use_cpu=true"]).training
     assert {key: training.get(key) for key in expected} == expected
-    TrainingArguments(**training)  # transformers agrees
+    TrainingArguments(**training_arguments(training))  # transformers agrees
+
+
+@pytest.mark.parametrize(
+    ("overrides", "processes", "expected"),
+    [
+        # sqrt(8 / 16) = 0.707, sqrt(16 / 16), sqrt(32 / 16) = 1.414 of 1e-4; held between 4 and 64 images
+        ([], "1", {"learning_rate": 7.1e-5, "warmup_steps": 0.05, "eval_steps": 0.1, "save_steps": 0.1}),
+        (["training.gradient_accumulation_steps=2"], "1", {"learning_rate": 1e-4}),
+        ([], "4", {"learning_rate": 1.4e-4}),
+        (["training.per_device_train_batch_size=1"], "1", {"learning_rate": 5e-5}),
+        (["training.per_device_train_batch_size=64"], "8", {"learning_rate": 2e-4}),
+        (["training.per_device_train_batch_size=64", "training.learning_rate=3e-4"], "8", {"learning_rate": 3e-4}),
+        (
+            ["training.max_steps=20000"],
+            "1",
+            {"warmup_steps": 1000, "eval_steps": 2000, "save_steps": 2000, "logging_steps": 50},
+        ),
+        (["training.max_steps=90000"], "1", {"warmup_steps": 1500, "eval_steps": 5000}),
+        (["training.max_steps=90"], "1", {"warmup_steps": 5, "eval_steps": 9, "save_steps": 9, "logging_steps": 4}),
+        (["training.max_steps=4"], "1", {"warmup_steps": 1, "eval_steps": 1, "logging_steps": 1}),
+        (
+            ["training.max_steps=90", "training.warmup_steps=0", "training.eval_steps=30", "training.logging_steps=7"],
+            "1",
+            {"warmup_steps": 0, "eval_steps": 30, "save_steps": 30, "logging_steps": 7},
+        ),
+        (["training.max_steps=90", "training.eval_strategy=no"], "1", {"save_steps": 9}),
+        (["training.max_steps=1000", "training.lr_scheduler_type=one_cycle"], "1", {"warmup_steps": 300}),
+        (["training.early_stopping_patience=3"], "1", {"restore_callback_states_from_checkpoint": True}),
+    ],
+)
+def test_numbers_that_follow_from_batch_and_steps_and_what_is_written_wins(
+    minimal: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], processes: str, expected: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    recipe = load_recipe(minimal, overrides)
+    assert {key: recipe.training.get(key) for key in expected} == expected
+    monkeypatch.setenv("WORLD_SIZE", "2")  # the numbers stand in the resolved recipe, and no longer follow
+    assert Recipe.from_dict(recipe.to_dict()).training == recipe.training
 
 
 def test_every_field_of_training_arguments_is_known() -> None:
     ours, theirs = set(training_fields()), {f.name for f in dataclasses.fields(TrainingArguments) if f.init}
     assert theirs - ours == {"hub_token", "resume_from_checkpoint", "local_rank", "parallelism_config"}
-    assert ours <= theirs
+    assert ours - theirs == set(OWN)
 
 
 def test_every_default_of_training_arguments_is_accepted(minimal: Path) -> None:
@@ -318,6 +356,19 @@ learning_rate: 3
             "training={output_dir: o, eval_steps: 20.5, save_steps: 41}",
             ["training.eval_steps: 20.5 is no number of steps"],
         ),
+        (
+            "training={output_dir: o, eval_strategy: no, early_stopping_patience: 2}",
+            ["training.early_stopping_patience: counts evaluations, but eval_strategy is no"],
+        ),
+        ("training.early_stopping_patience=0", ["training.early_stopping_patience", "1"]),
+        ("training.lr_scheduler_type=onecycle", ["training.lr_scheduler_type", "one_cycle"]),
+        (
+            "training={output_dir: o, lr_scheduler_type: one_cycle, lr_scheduler_kwargs: {max_lr: 1}}",
+            ["training.lr_scheduler_kwargs.max_lr: unknown with one_cycle; it takes anneal_strategy, cycle_momentum"],
+        ),
+        ("model={norm: group, head: eomt}", ["model.norm: group changes nothing, since the eomt head has layer norms"]),
+        ("model={norm: group, adapter: pyramid}", ["model.norm: group", "pyramid"]),
+        ("model.norm=layer", ["model.norm", "batch", "group"]),
         ("training.dataloader_prefetch_factor=2", ["training.dataloader_prefetch_factor: needs workers"]),
         # overrides that are none
         ("training.max_steps", ["training.max_steps: not an override; write section.key=value"]),
@@ -330,6 +381,13 @@ def test_one_wrong_thing_is_one_line_that_says_what_is_accepted(minimal: Path, o
     fault = the_fault(minimal, override)
     for word in words:
         assert word in fault
+
+
+def test_a_warm_up_in_two_stages_decays_polynomially(minimal: Path) -> None:
+    two_stages = ["model.tune=full", "model.backbone_warmup_steps=10"]
+    load_recipe(minimal, two_stages)
+    fault = the_fault(minimal, *two_stages, "training.lr_scheduler_type=cosine")
+    assert "training.lr_scheduler_type: cosine contradicts model.backbone_warmup_steps" in fault
 
 
 def test_a_missing_section_shows_how_to_write_it(tmp_path: Path) -> None:

@@ -305,6 +305,8 @@ def _training_text(recipe: Mapping[str, Any], metrics: Mapping[str, Any]) -> str
     training, model = recipe["training"], recipe["model"]
     steps = training.get("max_steps") or -1
     length = f"{steps} steps" if steps > 0 else f"{training.get('num_train_epochs', 3)} epochs"
+    if stopped := metrics.get("stopped_at"):
+        length = f"{stopped} {f'of {length}' if steps > 0 else 'steps'}, where it got no better,"
     tuned = _TUNED[model["tune"]].format(**model)
     images = f" on {metrics['train_images']} images" if metrics.get("train_images") else ""
     time = ""

@@ -17,15 +17,16 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .backbone import BackboneFeatures
 from .deformable_attention import DeformableAttention, Shape
+from .norms import map_norm
 
 
 class ConvNormAct(nn.Sequential):
-    """3×3 convolution, batch norm, ReLU."""
+    """3×3 convolution, norm, ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, norm: str = "batch") -> None:
         super().__init__(
             nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False),
-            nn.BatchNorm2d(out_channels),
+            map_norm(norm, out_channels),
             nn.ReLU(inplace=True),
         )
 
@@ -33,17 +34,17 @@ class ConvNormAct(nn.Sequential):
 class SpatialPrior(nn.Module):
     """Four maps of width `dim` at strides 4, 8, 16, 32, from the image alone."""
 
-    def __init__(self, dim: int, channels: int = 64) -> None:
+    def __init__(self, dim: int, channels: int = 64, norm: str = "batch") -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            ConvNormAct(3, channels, stride=2),
-            ConvNormAct(channels, channels, stride=1),
-            ConvNormAct(channels, channels, stride=1),
+            ConvNormAct(3, channels, stride=2, norm=norm),
+            ConvNormAct(channels, channels, stride=1, norm=norm),
+            ConvNormAct(channels, channels, stride=1, norm=norm),
             nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
         )
         widths = [channels, 2 * channels, 4 * channels, 4 * channels]
         self.down = nn.ModuleList(
-            ConvNormAct(finer, coarser, stride=2) for finer, coarser in zip(widths, widths[1:], strict=False)
+            ConvNormAct(finer, coarser, 2, norm) for finer, coarser in zip(widths, widths[1:], strict=False)
         )
         self.project = nn.ModuleList(nn.Conv2d(width, dim, kernel_size=1) for width in widths)
 
@@ -102,19 +103,20 @@ class VitAdapter(nn.Module):
         dim: the ViT's width, and that of the pyramid.
         num_heads: heads of the deformable attention.
         drop_path_rate: stochastic depth of the feed-forward branches while training.
+        norm: of maps, `batch` or `group`.
     """
 
     strides = (4, 8, 16, 32)
 
-    def __init__(self, dim: int, num_heads: int = 16, drop_path_rate: float = 0.3) -> None:
+    def __init__(self, dim: int, num_heads: int = 16, drop_path_rate: float = 0.3, norm: str = "batch") -> None:
         super().__init__()
         self.channels = [dim] * 4
-        self.prior = SpatialPrior(dim)
+        self.prior = SpatialPrior(dim, norm=norm)
         self.level_embed = nn.Parameter(torch.zeros(3, dim))
         # one per backbone layer, and two more on the last
         self.extractors = nn.ModuleList(Extractor(dim, num_heads, drop_path_rate) for _ in range(6))
         self.up = nn.ConvTranspose2d(dim, dim, kernel_size=2, stride=2)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(dim) for _ in self.strides)
+        self.norms = nn.ModuleList(map_norm(norm, dim) for _ in self.strides)
 
     def init_weights(self) -> None:
         init.normal_(self.level_embed)

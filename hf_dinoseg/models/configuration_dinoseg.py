@@ -54,6 +54,8 @@ class DinoSegConfig(PreTrainedConfig):
             `pyramid`, which is much cheaper and reads the last layer only. A hierarchical backbone needs neither.
         adapter_attention_heads: heads of the ViT adapter's deformable attention; they divide half the backbone's width.
         drop_path_rate: stochastic depth of the adapter while training.
+        norm: of the maps in the ViT adapter and the linear head: `batch` as published, or `group`, which does not
+            depend on the other images of a batch. The other parts have group or layer norms in any case.
         attn_mask_probs: EoMT head: for each of the last backbone blocks that the queries take part in, the probability
             that a query attends only inside its mask; a schedule brings it to zero. None: 1 for the last four blocks.
 
@@ -82,6 +84,7 @@ class DinoSegConfig(PreTrainedConfig):
     adapter: str = "vit_adapter"
     adapter_attention_heads: int = 16
     drop_path_rate: float = 0.3
+    norm: str = "batch"
     attn_mask_probs: list[float] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -93,6 +96,8 @@ class DinoSegConfig(PreTrainedConfig):
             raise ValueError(f"backbone_dtype is {self.backbone_dtype!r}; choose float32, bfloat16 or float16.")
         if self.adapter not in ("vit_adapter", "pyramid"):
             raise ValueError(f"adapter is {self.adapter!r}; choose vit_adapter or pyramid.")
+        if self.norm not in ("batch", "group"):
+            raise ValueError(f"norm is {self.norm!r}; choose batch or group.")
         if self.head == "eomt":
             self._check_mask_probs()
         if self.head == "mask2former" and (self.hidden_dim % 32 or self.hidden_dim % self.head_attention_heads):

@@ -1,4 +1,4 @@
-"""Linear head: the probe of the DINOv3 paper, batch norm and one 1×1 convolution on patch features."""
+"""Linear head: the probe of the DINOv3 paper, batch norm (or group norm) and one 1×1 convolution on patch features."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .adapter import resize_covered
 from .backbone import Backbone
 from .configuration_dinoseg import DinoSegConfig
+from .norms import map_norm
 from .outputs import DinoSegOutput, Frame, crop_to_frame
 
 
@@ -17,7 +18,7 @@ class LinearHead(nn.Module):
     def __init__(self, config: DinoSegConfig, backbone: Backbone) -> None:
         super().__init__()
         self.pad_multiple = backbone.patch_size
-        self.norm = nn.BatchNorm2d(sum(backbone.channels))
+        self.norm = map_norm(config.norm, sum(backbone.channels))
         self.dropout = nn.Dropout2d(0.1)
         self.classify = nn.Conv2d(sum(backbone.channels), config.num_labels or 0, kernel_size=1)
 

@@ -154,7 +154,9 @@ class Mask2FormerHead(nn.Module):
             if config.adapter == "pyramid":
                 self.adapter = SimplePyramid(channels[-1])
             else:
-                self.adapter = VitAdapter(channels[-1], config.adapter_attention_heads, config.drop_path_rate)
+                self.adapter = VitAdapter(
+                    channels[-1], config.adapter_attention_heads, config.drop_path_rate, config.norm
+                )
             channels = self.adapter.channels
         dim, num_heads = config.hidden_dim, config.head_attention_heads
         self.pixel_decoder = PixelDecoder(

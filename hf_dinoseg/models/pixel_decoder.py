@@ -13,16 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .adapter import pixel_centres
 from .deformable_attention import DeformableAttention, Shape
-
-
-class GroupNorm(nn.GroupNorm):
-    """Group norm of 32 groups, also for a single pixel, where PyTorch's refuses groups of one channel."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(32, channels)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        return torch.group_norm(maps, self.num_groups, self.weight, self.bias, self.eps)
+from .norms import GroupNorm
 
 
 class DeformableEncoderLayer(GradientCheckpointingLayer):

@@ -7,9 +7,11 @@ from .loader import Recipe, load_recipe
 from .presets import label_preset, presets
 from .schema import Evaluation, Hub, Model
 from .schema_data import Data, FolderData, MixtureData, SyntheticRetinaData
+from .training import ONE_CYCLE, training_arguments
 from .yaml_rules import write_yaml
 
 __all__ = [
+    "ONE_CYCLE",
     "Data",
     "Evaluation",
     "FolderData",
@@ -22,5 +24,6 @@ __all__ = [
     "label_preset",
     "load_recipe",
     "presets",
+    "training_arguments",
     "write_yaml",
 ]

@@ -42,7 +42,7 @@ _REQUIRED = {
 class Recipe:
     """A checked recipe with every default filled in. Made by `load_recipe` or `Recipe.from_dict`.
 
-    `training` is the plain dict for `TrainingArguments(**recipe.training)`.
+    `training` is a plain dict, `TrainingArguments(**training_arguments(recipe.training))` what it asks for.
     """
 
     labels: LabelSpace
@@ -178,6 +178,12 @@ def _contradictions(done: Mapping[str, Any]) -> list[str]:
                 "loss.class_weights: auto counts classes beforehand, which a stream (data.streaming) does not do; "
                 "write a weight for each class that needs one: {3: 2.5}."
             )
+    schedule = training["lr_scheduler_type"] if training else "polynomial"
+    if model and model.backbone_warmup_steps and schedule != "polynomial":
+        faults.append(
+            f"training.lr_scheduler_type: {schedule} contradicts model.backbone_warmup_steps, whose schedule decays "
+            "polynomially; take one of the two out."
+        )
     if labels and model and model.num_labels not in (None, labels.num_labels):
         reasons = []
         if labels.reduce_zero_label:

@@ -60,6 +60,11 @@ class Model(Section):
     decoder_layers: PositiveInt = Field(9, description="masked-attention decoder layers")
     decoder_ffn_dim: PositiveInt = Field(2048, description="width of their feed-forward part")
     drop_path_rate: float = Field(0.3, ge=0, lt=1, description="share of adapter branches dropped in training")
+    norm: Literal["batch", "group"] = Field(
+        "batch",
+        description="of the ViT adapter and the linear head: batch norm as published, or group norm, for batches of "
+        "one or two pictures a process",
+    )
     out_layers: list[PositiveInt] | None = Field(
         None, min_length=1, description="backbone layers that the head sees, from 1; null is even quarters"
     )
@@ -129,6 +134,9 @@ class Model(Section):
                 f"model.init_head_from: {show(self.init_head_from)} starts a mask2former head, and model.head is "
                 f"{self.head}; take it out."
             )
+        if self.norm == "group" and (self.head == "eomt" or self.head == "mask2former" and self.adapter == "pyramid"):
+            part = "the eomt head" if self.head == "eomt" else "adapter: pyramid"
+            faults.append(f"model.norm: group changes nothing, since {part} has layer norms; take it out.")
         if self.out_layers and sorted(set(self.out_layers)) != self.out_layers:
             faults.append(f"model.out_layers: {self.out_layers} is not accepted; write each once, in ascending order.")
         if faults:

@@ -1,29 +1,30 @@
 """The `training` section: every field of transformers' TrainingArguments, checked before anything is loaded.
 
 The accepted fields and their types are read from the TrainingArguments that is installed, so the section grows with it.
-It is never constructed here: its constructor touches devices. What comes out is a plain dict, ready for
-`TrainingArguments(**values)`: what the user wrote, over this package's defaults.
+It is never constructed here: its constructor touches devices. What comes out is a plain dict: what the user wrote, over
+this package's defaults. Beside the fields of TrainingArguments it has a few of our own (`OWN`), and one schedule more;
+`training_arguments` leaves them out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from inspect import signature
 from operator import getitem
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from .borrowed import check_values, model_of
+from .derived import derived_defaults
 from .faults import Finder, SectionError, show
 
 _DEFAULTS: dict[str, Any] = {
-    # AdamW 1e-4 with weight decay 0.05 is what Mask2Former (arXiv:2112.01527, section 4.1) and EoMT (arXiv:2503.19108)
+    # AdamW with weight decay 0.05 is what Mask2Former (arXiv:2112.01527, section 4.1) and EoMT (arXiv:2503.19108)
     # publish, and the polynomial decay of power 0.9 is theirs as well.
-    "learning_rate": 1e-4,
     "weight_decay": 0.05,
     "lr_scheduler_type": "polynomial",
-    "warmup_steps": 0.05,  # below 1: a share of all steps. 1500 of 40000 in the DINOv3 schedule is of this order.
     # Mask2Former clips the whole gradient to 0.01. AdamW divides by the gradient's own size, so so low a bound does not
     # slow training down: it gives each step's direction the same weight, whatever the matching just did to the loss.
     "max_grad_norm": 0.01,
@@ -32,9 +33,21 @@ _DEFAULTS: dict[str, Any] = {
     "load_best_model_at_end": True,
     "metric_for_best_model": "eval_mean_iou",
     "save_total_limit": 2,  # the best and the newest
-    "logging_steps": 50,
     "report_to": "none",
     "seed": 42,
+}
+
+ONE_CYCLE = "one_cycle"
+_ONE_CYCLE_DEFAULTS = {"div_factor": 25.0, "final_div_factor": 1e4, "anneal_strategy": "cos", "cycle_momentum": True}
+
+#: Fields that TrainingArguments does not have: type, default, meaning.
+OWN: dict[str, tuple[Any, Any, str]] = {
+    "early_stopping_patience": (
+        int | None,
+        None,
+        "stop after so many evaluations on end that did not better `metric_for_best_model`; null: never",
+    ),
+    "early_stopping_threshold": (float, 0.0, "by more than this it must be better"),
 }
 
 _OWNED: dict[str, tuple[Any, str]] = {
@@ -67,6 +80,8 @@ _LOW: dict[str, Any] = {
     "adam_epsilon": {"gt": 0},
     "dataloader_num_workers": {"ge": 0},
     "output_dir": {"min_length": 1},
+    "early_stopping_patience": {"ge": 1},
+    "early_stopping_threshold": {"ge": 0},
 }
 
 
@@ -99,6 +114,14 @@ def check_training(values: Any, find: Finder = lambda key: ()) -> dict[str, Any]
     return resolved
 
 
+def training_arguments(section: Mapping[str, Any]) -> dict[str, Any]:
+    """What `TrainingArguments` takes of a resolved section. A schedule that it does not know becomes a constant one."""
+    values = {k: v for k, v in section.items() if k not in OWN}
+    if section["lr_scheduler_type"] == ONE_CYCLE:
+        values |= {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": None}
+    return values
+
+
 def training_fields() -> list[str]:
     """The names that the section takes."""
     return [name for name in _training_model().model_fields if name not in _ELSEWHERE]
@@ -108,6 +131,7 @@ def training_fields() -> list[str]:
 def _training_model() -> type[BaseModel]:
     from transformers import TrainingArguments  # takes seconds, and torch with it
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+    from transformers.trainer_utils import SchedulerType
 
     reporter: Any = getitem(Literal, ("none", "all", *sorted(INTEGRATION_TO_CALLBACK)))
     narrowed = {
@@ -115,21 +139,30 @@ def _training_model() -> type[BaseModel]:
         "report_to": reporter | list[reporter] | None,
         # grouping by length is for text: there is no length column here
         "train_sampling_strategy": Literal["random", "sequential"],
+        "lr_scheduler_type": getitem(Literal, (*(kind.value for kind in SchedulerType), ONE_CYCLE)),
+        **{name: kind for name, (kind, _, _) in OWN.items()},
     }
     return model_of(TrainingArguments, "training", _LOW, narrowed)
 
 
 def _resolve(given: dict[str, Any]) -> dict[str, Any]:
-    values = {**_DEFAULTS, **{k: v for k, (v, _) in _OWNED.items()}}
-    if given.get("lr_scheduler_type", "polynomial") == "polynomial":
+    derived = derived_defaults(given)
+    values = {**_DEFAULTS, **{k: v for k, (v, _) in _OWNED.items()}, **{k: v for k, (_, v, _) in OWN.items()}}
+    values |= {k: derived[k] for k in ("learning_rate", "warmup_steps", "logging_steps")}
+    schedule = given.get("lr_scheduler_type", "polynomial")
+    if schedule == "polynomial":
         values["lr_scheduler_kwargs"] = {"power": 0.9, "lr_end": 0.0}
+    elif schedule == ONE_CYCLE:
+        values["lr_scheduler_kwargs"] = dict(_ONE_CYCLE_DEFAULTS)
+    if given.get("early_stopping_patience"):
+        values["restore_callback_states_from_checkpoint"] = True  # a resumed run goes on counting
     strategy = given.get("eval_strategy", "steps")
     values["load_best_model_at_end"] = strategy != "no"
     values["save_strategy"] = strategy if strategy != "no" else "steps"
     if strategy == "steps":
-        values["eval_steps"] = given.get("eval_steps") or given.get("save_steps") or 500
+        values["eval_steps"] = given.get("eval_steps") or given.get("save_steps") or derived["eval_steps"]
     if given.get("save_strategy", values["save_strategy"]) == "steps":
-        values["save_steps"] = given.get("eval_steps") or values.get("eval_steps") or 500
+        values["save_steps"] = given.get("eval_steps") or values.get("eval_steps") or derived["eval_steps"]
     metric = given.get("metric_for_best_model") or values["metric_for_best_model"]
     values["greater_is_better"] = not metric.endswith("loss")
     return values | given
@@ -161,6 +194,13 @@ def _contradictions(v: dict[str, Any]) -> list[str]:
                 "checkpoint can only be kept if it is saved at an evaluation. Write a multiple, or "
                 "load_best_model_at_end: false."
             )
+    if v["lr_scheduler_type"] == ONE_CYCLE:
+        faults += _one_cycle_faults(v["lr_scheduler_kwargs"] or {})
+    if v["early_stopping_patience"] and v["eval_strategy"] == "no":
+        faults.append(
+            "training.early_stopping_patience: counts evaluations, but eval_strategy is no. Write eval_strategy: "
+            "steps, or take it out."
+        )
     if v["lr_scheduler_type"] in ("reduce_lr_on_plateau", "greedy") and v["eval_strategy"] == "no":
         faults.append(f"training.lr_scheduler_type: {v['lr_scheduler_type']} needs a metric, but eval_strategy is no.")
     if v.get("dataloader_prefetch_factor") and not v.get("dataloader_num_workers"):
@@ -168,6 +208,19 @@ def _contradictions(v: dict[str, Any]) -> list[str]:
     if v.get("dataloader_persistent_workers") and not v.get("dataloader_num_workers"):
         faults.append("training.dataloader_persistent_workers: needs workers; write dataloader_num_workers: 2 or more.")
     return faults
+
+
+def _one_cycle_faults(options: Mapping[str, Any]) -> list[str]:
+    from torch.optim.lr_scheduler import OneCycleLR
+
+    settled = ("self", "optimizer", "max_lr", "total_steps", "epochs", "steps_per_epoch", "pct_start", "last_epoch")
+    known = [name for name in signature(OneCycleLR.__init__).parameters if name not in settled]
+    return [
+        f"training.lr_scheduler_kwargs.{name}: unknown with one_cycle; it takes {', '.join(known)}. The peak is "
+        "training.learning_rate, reached after training.warmup_steps."
+        for name in options
+        if name not in known
+    ]
 
 
 def _divides(small: float, large: float) -> bool:

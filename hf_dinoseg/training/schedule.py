@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
+
+from .errors import RunError
 
 POWER = 0.9
 
@@ -39,3 +42,28 @@ def _factor(step: int, start: int, length: int, total: int) -> float:
         return (step - start) / length
     rest = total - start - length
     return max(0.0, 1 - (step - start - length) / rest) ** POWER if rest > 0 else 0.0
+
+
+def one_cycle_schedule(optimizer: Optimizer, warmup: int, num_training_steps: int, **options: Any) -> OneCycleLR:
+    """torch's one-cycle schedule: each group's rate rises to its own over the warm-up, then falls to almost nothing,
+    while the optimiser's momentum goes the other way (Smith 2018, https://arxiv.org/abs/1803.09820).
+
+    Args:
+        optimizer: its groups' learning rates are the peaks.
+        warmup: steps until the peak; 0 and 1 begin there.
+        num_training_steps: steps in all.
+        options: `div_factor`, `final_div_factor`, `anneal_strategy`, `cycle_momentum` … of
+            `torch.optim.lr_scheduler.OneCycleLR`.
+
+    Raises:
+        RunError: if the momentum is to be cycled and the optimiser has none.
+    """
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    rising = 0.0 if warmup < 2 else warmup / num_training_steps  # torch divides by the steps between start and peak
+    try:
+        return OneCycleLR(optimizer, peaks, total_steps=num_training_steps, pct_start=rising, **options)
+    except ValueError as error:
+        raise RunError(
+            f"The one-cycle schedule cannot be had: {error}. Correct training.lr_scheduler_kwargs; an optimiser "
+            "without momentum needs {cycle_momentum: false}."
+        ) from error

@@ -28,13 +28,13 @@ from ..inference import Background, predict_best
 from ..labels import LabelSpace
 from ..losses import MaskClassificationLoss, PixelLoss
 from ..metrics import BETA, background_matrices, confusion_matrix, per_class_table
+from .batch_norm import synchronise_batch_norms
 from .callbacks import EpochCallback
 from .errors import RunError
 from .evaluation import StreamedMetrics, average_buffers, picture_counts, whole_on_each_process
-from .optim import parameter_groups
 from .panel_writer import PanelWriter
-from .saving import CheckpointingTrainer
-from .schedule import two_stage_schedule
+from .rates import RatesTrainer
+from .step_log import StepLog
 
 logger = logging.getLogger(__name__)
 
@@ -42,13 +42,14 @@ STREAM_FILE = "stream_{}.json"  # in a checkpoint, one a process
 MAX_BROKEN_BATCHES = 10  # one after another, until a run stops: now and then one is overcome, in fp16 above all
 
 
-class DinoSegTrainer(CheckpointingTrainer):
+class DinoSegTrainer(RatesTrainer):
     """Trains and evaluates a `DinoSegForSemanticSegmentation`.
 
     What differs from `Trainer`:
 
     * workers hand over bytes (`data.collate`); `pixel_values`, `mask_labels` and `class_labels` are made on the device;
     * `compute_loss` runs `criterion` with void masked out, normalised over all processes and accumulation steps;
+    * batch norms normalise by the batch of all processes, where `batch_norm.synchronise_batch_norms` can make them;
     * evaluation predicts label maps at the original size through `inference.predict_best`, the function that
       `Segmenter` uses too, and keeps counts only.
 
@@ -63,10 +64,7 @@ class DinoSegTrainer(CheckpointingTrainer):
         beta: of F-beta in the metrics.
         boundary_iou: whether evaluation measures outlines too, which costs some time on the CPU.
         panels: how many pictures each evaluation draws into `output_dir/panels/step-<step>/`.
-        backbone_learning_rate_multiplier: the backbone's learning rate as a share of the head's.
-        layer_decay: by which it falls from block to block; see `optim.parameter_groups`.
-        backbone_warmup_steps: when given, the backbone rests while the head warms up, and then warms up over so many
-            steps; see `schedule.two_stage_schedule`.
+        backbone_learning_rate_multiplier, layer_decay, backbone_warmup_steps, one_cycle: see `RatesTrainer`.
         ema_decay: of a running average of the weights, evaluated and saved in their stead; None keeps none.
     """
 
@@ -91,11 +89,14 @@ class DinoSegTrainer(CheckpointingTrainer):
         backbone_learning_rate_multiplier: float = 0.1,
         layer_decay: float = 1.0,
         backbone_warmup_steps: int | None = None,
+        one_cycle: dict[str, Any] | None = None,
         ema_decay: float | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         if not args.batch_eval_metrics or args.remove_unused_columns:
             raise RunError("DinoSegTrainer needs batch_eval_metrics=True and remove_unused_columns=False.")
+        if criterion is not None:
+            synchronise_batch_norms(model, args.device, args.world_size)
         self.streamed = StreamedMetrics(label_space, beta)
         super().__init__(
             model=model,
@@ -107,15 +108,16 @@ class DinoSegTrainer(CheckpointingTrainer):
             compute_metrics=self.streamed,  # as batch_eval_metrics calls it
             ema_decay=ema_decay,
             callbacks=[EpochCallback(train_dataset), *(callbacks or [])],
+            backbone_learning_rate_multiplier=backbone_learning_rate_multiplier,
+            layer_decay=layer_decay,
+            backbone_warmup_steps=backbone_warmup_steps,
+            one_cycle=one_cycle,
         )
         self.criterion = criterion.to(args.device) if criterion is not None else None
         self.label_space = label_space
         self.inference = inference
         self.boundary_iou = boundary_iou
         self.background = background or Background()
-        self.backbone_learning_rate_multiplier = backbone_learning_rate_multiplier
-        self.layer_decay = layer_decay
-        self.backbone_warmup_steps = backbone_warmup_steps
         self.image_mean: Sequence[float] = processing_class.image_mean
         self.image_std: Sequence[float] = processing_class.image_std
         self.num_queries: int = model.config.num_queries
@@ -125,9 +127,7 @@ class DinoSegTrainer(CheckpointingTrainer):
             args.ignore_data_skip = True  # the stream goes on by itself where it was
         self._panel_writer: PanelWriter | None = None  # of the evaluation that is running
         self.skipped: dict[str, str] = {}  # id and fault of samples that this process could not read
-        self._terms: dict[str, torch.Tensor | float] = {}  # sums of the loss terms since the last log
-        self._micro_steps = 0  # and over how many batches
-        self._backbone_rate: float | None = None
+        self.step_log = StepLog(args.device, args.gradient_accumulation_steps, args.world_size)
         self._broken_in_a_row = 0  # batches with matching costs that are NaN or infinite
 
     # ------------------------------------------------------------------ data
@@ -235,9 +235,7 @@ class DinoSegTrainer(CheckpointingTrainer):
                 "void_mask": inputs["labels"] == self.label_space.ignore_index,
             }
         terms = self.criterion(outputs, **targets, normalizers=num_items_in_batch, replicas=self.args.world_size)
-        for name, term in terms.items():
-            self._terms[name] = self._terms.get(name, 0.0) + (term.detach() if torch.is_tensor(term) else term)
-        self._micro_steps += 1
+        self.step_log.add(terms, len(inputs["pixel_values"]))
         loss: torch.Tensor = terms["loss"]
         self._broken_in_a_row = self._broken_in_a_row + 1 if terms.get("nonfinite_costs") else 0
         if not torch.isfinite(loss) or self._broken_in_a_row >= MAX_BROKEN_BATCHES:
@@ -258,55 +256,20 @@ class DinoSegTrainer(CheckpointingTrainer):
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As `Trainer.log`, with the loss's terms and each part's learning rate."""
-        if "learning_rate" in logs and self._backbone_rate is not None:
-            logs["learning_rate_backbone"] = self._backbone_rate
-        if "loss" in logs and self._micro_steps:
-            steps = self._micro_steps / self.args.gradient_accumulation_steps
-            logs.update({name: round(float(t) / steps, 4) for name, t in self._terms.items() if name != "loss"})
-            self._terms, self._micro_steps = {}, 0
+        """As `Trainer.log`, with what `StepLog` says and each part's learning rate."""
+        if "loss" in logs:
+            logs.update(self.step_log.entries())
+            logs.update({f"learning_rate_{part}": rate for part, rate in self.part_rates.items() if part != "head"})
         super().log(logs, start_time)
 
-    # ------------------------------------------------------------------ optimiser
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
+        self.step_log.start()
+        return super()._run_epoch(*args, **kwargs)
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
-            target: Any = self.model if model is None else model
-            optimizer_cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, target)
-            groups = parameter_groups(
-                target,
-                learning_rate=self.args.learning_rate,
-                weight_decay=self.args.weight_decay,
-                backbone_learning_rate_multiplier=self.backbone_learning_rate_multiplier,
-                layer_decay=self.layer_decay,
-            )
-            self.optimizer_cls_and_kwargs = (optimizer_cls, {**kwargs, "params": groups})
-        return super().create_optimizer(model)
-
-    def _get_learning_rate(self) -> float:
-        """The head's rate; the backbone's, of its fastest group, is kept for the log."""
-        rate: float = super()._get_learning_rate()
-        if self.optimizer is None or self.is_deepspeed_enabled:
-            return rate
-        rates = [(group.get("name", ""), group["lr"]) for group in self.optimizer.param_groups]
-        self._backbone_rate = max((lr for name, lr in rates if name.startswith("backbone")), default=None)
-        return max((lr for name, lr in rates if name.startswith("head")), default=rate)
-
-    def create_scheduler(
-        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> torch.optim.lr_scheduler.LRScheduler:
-        optimizer = optimizer or self.optimizer
-        if self.args.get_warmup_steps(num_training_steps) >= num_training_steps:
-            self.args.warmup_steps = num_training_steps - 1  # polynomial decay divides by the steps that are left
-        if self.lr_scheduler is None and self.backbone_warmup_steps is not None and optimizer is not None:
-            self.lr_scheduler = two_stage_schedule(
-                optimizer,
-                self.args.get_warmup_steps(num_training_steps),
-                self.backbone_warmup_steps,
-                num_training_steps,
-            )
-            self._created_lr_scheduler = True
-        return super().create_scheduler(num_training_steps, optimizer)
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """As the Trainer's; the time it takes is left out of the images per second."""
+        with self.step_log.paused():
+            super()._maybe_log_save_evaluate(*args, **kwargs)
 
     # ------------------------------------------------------------------ evaluation
 

@@ -31,7 +31,12 @@ def test_the_average_is_the_sum_written_out():
 
 
 @pytest.mark.parametrize(
-    "settings", [["model.ema_decay=0.9"], ["model.tune=lora"], ["model.tune=lora", "model.ema_decay=0.9"]]
+    "settings",
+    [
+        ["model.ema_decay=0.9", "training.lr_scheduler_type=one_cycle", "model.norm=group"],
+        ["model.tune=lora"],
+        ["model.tune=lora", "model.ema_decay=0.9"],
+    ],
 )
 def test_a_resumed_run_ends_like_the_undisturbed_one_and_its_folder_is_plain(settings, tmp_path, write_tiny_recipe):
     recipe = write_tiny_recipe(tmp_path)
