@@ -61,11 +61,18 @@ def apply_tuning(
 def backbone_blocks(backbone: PreTrainedModel) -> list[nn.Module]:
     """The transformer blocks of a ViT, or the blocks of a ConvNeXt's stages, first to last.
 
-    They are the list items that transformers says are never split over devices.
+    They are the list items that transformers says are never split over devices; where it says nothing, as of ViTDet,
+    the items of the longest list.
+
+    Raises:
+        RunError: if there is no such list.
     """
     kinds = backbone._no_split_modules or ()
     lists = [module for module in backbone.modules() if isinstance(module, nn.ModuleList)]
-    return [block for blocks in lists for block in blocks if type(block).__name__ in kinds]
+    found = [block for blocks in lists for block in blocks if type(block).__name__ in kinds]
+    if not found and not lists:
+        raise RunError(f"{type(backbone).__name__} has no blocks to tell apart; write model.tune: head or full.")
+    return found or list(max(lists, key=len))
 
 
 def block_depths(backbone: PreTrainedModel) -> tuple[dict[int, int], int]:

@@ -8,10 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from head_tester import TINY_HEAD, TINY_VIT, some_loss, tiny_model
+from head_tester import TINY_HEAD, TINY_VIT, assert_gradients_agree, some_loss, tiny_model
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, AutoModel, Dinov2Config, Dinov2Model, DINOv3ViTConfig, DINOv3ViTModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+)
 
 from hf_dinoseg.models import BackboneError, DinoSegConfig, DinoSegForSemanticSegmentation
 from hf_dinoseg.models.adapter import resize_covered
@@ -52,6 +61,43 @@ def test_features_are_hidden_states_through_the_final_norm(tmp_path: Path, layer
             assert torch.allclose(found, expected, atol=1e-5)
 
 
+def test_gradients_of_the_features_are_those_of_the_full_model(tmp_path: Path) -> None:
+    vit = full_vit()
+    vit.save_pretrained(tmp_path)
+    model = from_backbone(str(tmp_path), freeze_backbone=False)
+    images = torch.randn(2, 3, 48, 64)
+    hidden = vit(images, output_hidden_states=True).hidden_states
+    expected = [vit.norm(hidden[layer])[:, 3:].transpose(1, 2).unflatten(2, (3, 4)) for layer in (1, 2, 3, 4)]
+    found = model.backbone(images).maps
+    for maps in (found, expected):
+        generator = torch.Generator().manual_seed(0)
+        sum((m * torch.randn(m.shape, generator=generator)).mean() for m in maps).backward()
+    wanted = {n: p.grad for n, p in vit.named_parameters() if p.grad is not None}
+    mine = {n: p.grad for n, p in model.backbone.model.named_parameters() if p.grad is not None}
+    assert "embeddings.patch_embeddings.weight" in wanted
+    assert_gradients_agree({name: mine[name] for name in wanted if name in mine}, wanted)
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_dinov2_features_of_a_picture_padded_to_whole_patches(registers: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    fields = {k: v for k, v in DINOV2.items() if k != "model_type"}
+    if registers:
+        full: Any = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**fields, num_register_tokens=registers))
+    else:
+        full = Dinov2Model(Dinov2Config(**fields))
+    full.eval().save_pretrained(tmp_path)
+    model = from_backbone(str(tmp_path))
+    images = torch.randn(2, 3, 50, 37)
+    with torch.no_grad():
+        features = model.backbone(images)
+        hidden = full(nn.functional.pad(images, (0, 5, 0, 6)), output_hidden_states=True).hidden_states
+        assert features.extent == (56, 42)
+        for layer, found in zip((1, 2, 3, 4), features.maps, strict=True):
+            tokens = full.layernorm(hidden[layer])[:, 1 + registers :]
+            assert torch.allclose(found, tokens.transpose(1, 2).unflatten(2, (4, 3)), atol=1e-5)
+
+
 def test_layers_of_a_24_layer_backbone_are_the_published_ones() -> None:
     config = DinoSegConfig(backbone_config={**TINY_VIT, "num_hidden_layers": 24}, num_labels=2)
     assert config.backbone_config.out_indices == [5, 12, 18, 24]
@@ -79,6 +125,18 @@ def test_freezing_can_be_undone() -> None:
     model.backbone.freeze(False)
     some_loss(model(torch.randn(2, 3, 32, 32))).backward()
     assert model.backbone.model.model.layer[0].mlp.up_proj.weight.grad.any()
+
+
+@pytest.mark.parametrize("backbone", [TINY_VIT, DINOV2, CONVNEXT], ids=lambda c: str(c["model_type"]))
+def test_a_backbone_in_half_precision_keeps_its_rotary_frequencies(backbone: dict[str, Any]) -> None:
+    """And takes pictures in any type: a convolution takes its own only."""
+    model = from_backbone(backbone, backbone_dtype="bfloat16")
+    assert {p.dtype for p in model.backbone.parameters()} == {torch.bfloat16}
+    assert {b.dtype for b in model.backbone.buffers()} <= {torch.float32, torch.int64}
+    with torch.no_grad():
+        assert model(torch.randn(1, 3, 40, 32)).masks_queries_logits.isfinite().all()
+    with pytest.raises(ValueError, match="backbone_dtype is 'int8'; choose"):
+        from_backbone(backbone, backbone_dtype="int8")
 
 
 def test_a_frozen_backbone_computes_in_bf16_under_autocast() -> None:
@@ -131,7 +189,13 @@ def test_a_checkpoint_without_some_weights_is_refused(tmp_path: Path) -> None:
 
 
 REGISTERS = {**DINOV2, "model_type": "dinov2_with_registers"}
+# ViTs of one scale that are no DINO
+BEIT = {**TINY_VIT, "model_type": "beit", "image_size": 64, "use_absolute_position_embeddings": True}
+BEIT = {k: v for k, v in BEIT.items() if k not in ("num_register_tokens", "pos_embed_rescale")}
+VITDET = {k: v for k, v in DINOV2.items() if k != "image_size"}
+VITDET |= {"model_type": "vitdet", "image_size": 64, "pretrain_image_size": 64, "patch_size": 16}
 FITTING = [(b, h) for b in (DINOV2, REGISTERS, CONVNEXT) for h in ("mask2former", "linear", "eomt")]
+FITTING += [(b, h) for b in (BEIT, VITDET) for h in ("mask2former", "linear")]
 FITTING.remove((CONVNEXT, "eomt"))  # its queries need a plain ViT; test_head_eomt.py sees the others refused
 
 

@@ -13,6 +13,7 @@ VIT = {"model_type": "dinov3_vit", "hidden_size": 32, "num_hidden_layers": 4, "n
 VIT |= {"intermediate_size": 64, "num_register_tokens": 2}
 CONVNEXT = {"model_type": "dinov3_convnext", "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
 DINOV2 = {"model_type": "dinov2", "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
+VITDET = {**DINOV2, "model_type": "vitdet", "image_size": 64, "pretrain_image_size": 64, "patch_size": 16}
 HEAD = {"num_queries": 5, "hidden_dim": 32, "head_attention_heads": 2, "pixel_decoder_layers": 1, "decoder_layers": 2}
 HEAD |= {"pixel_decoder_ffn_dim": 32, "decoder_ffn_dim": 32}
 
@@ -53,7 +54,17 @@ def test_what_learns(head, tune):
         assert "backbone.model.norm.weight" in backbone
 
 
-@pytest.mark.parametrize("backbone", [VIT, CONVNEXT, DINOV2], ids=lambda c: c["model_type"])
+@pytest.mark.parametrize("tune", ["last_k", "lora"])
+def test_blocks_of_a_backbone_of_which_transformers_says_nothing(tune):
+    model = _model(VITDET, "linear")
+    apply_tuning(model, tune, last_blocks=2, lora_rank=4)
+    learning = {
+        name.split("layer.")[1].split(".")[0] for name, p in model.backbone.named_parameters() if p.requires_grad
+    }
+    assert learning == ({"2", "3"} if tune == "last_k" else {"0", "1", "2", "3"})
+
+
+@pytest.mark.parametrize("backbone", [VIT, CONVNEXT, DINOV2, VITDET], ids=lambda c: c["model_type"])
 def test_depths_rise_from_the_embedding_to_the_norm(backbone):
     model = _model(backbone, "linear").backbone.model
     depths, top = block_depths(model)
@@ -62,7 +73,7 @@ def test_depths_rise_from_the_embedding_to_the_norm(backbone):
     for key, depth in depths.items():
         by_depth.setdefault(depth, []).append(names[key])
     assert len(backbone_blocks(model)) == top - 1 == (5 if backbone is CONVNEXT else 4)
-    norm_at_the_top = 0 if backbone is CONVNEXT else 1  # transformers' ConvNeXt backbone has none
+    norm_at_the_top = 0 if backbone in (CONVNEXT, VITDET) else 1  # of which transformers' backbones have none
     assert set(by_depth) == set(range(top + norm_at_the_top))
     assert len(depths) == len(names)
     if backbone is CONVNEXT:  # what shrinks the map before a stage goes with the stage's first block
