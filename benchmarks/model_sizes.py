@@ -105,8 +105,11 @@ class Count:
     peak: int
 
 
-def new_model(backbone: dict[str, Any], head: str, frozen: bool) -> DinoSegForSemanticSegmentation:
-    config = DinoSegConfig(backbone_config=dict(backbone), head=head, num_labels=LABELS, freeze_backbone=frozen)
+def new_model(
+    backbone: dict[str, Any], head: str, frozen: bool, backbone_dtype: str | None = None
+) -> DinoSegForSemanticSegmentation:
+    fields = {"num_labels": LABELS, "freeze_backbone": frozen, "backbone_dtype": backbone_dtype}
+    config = DinoSegConfig(backbone_config=dict(backbone), head=head, **fields)
     return DinoSegForSemanticSegmentation(config).train()
 
 
@@ -123,12 +126,12 @@ def autocast(bf16: bool) -> Any:
     return torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext()
 
 
-def count(backbone: dict[str, Any], head: str, frozen: bool, bf16: bool) -> Count:
+def count(backbone: dict[str, Any], head: str, frozen: bool, bf16: bool, backbone_dtype: str | None = None) -> Count:
     """One training step in steady state: the optimizer's moments are there from the step before."""
     # the one operation whose shape depends on data, but for `minlength`, which is given and is enough
     counts = patch("torch.bincount", lambda values, minlength: values.new_zeros(minlength))
     with FakeTensorMode(allow_non_fake_inputs=True), no_init_weights(), counts:
-        model = new_model(backbone, head, frozen)
+        model = new_model(backbone, head, frozen, backbone_dtype)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained)
         for parameter in trained:  # a step before this one, for its moments
@@ -156,8 +159,8 @@ def count(backbone: dict[str, Any], head: str, frozen: bool, bf16: bool) -> Coun
 
 
 def tables(kinds: tuple[bool, ...]) -> None:
-    kinds = "activations fp32 | training fp32 | activations bf16 | training bf16 |"
-    head_line = f"| backbone | head | parameters | that learn | {kinds}"
+    columns = "activations fp32 | training fp32 | activations bf16 | training bf16 |"
+    head_line = f"| backbone | head | parameters | that learn | {columns}"
     for frozen in kinds:
         print(f"\n## Backbone {'frozen' if frozen else 'trained'}\n\n{head_line}\n| --- | --- |" + " ---: |" * 6)
         for name, (config, published) in BACKBONES.items():
@@ -169,6 +172,15 @@ def tables(kinds: tuple[bool, ...]) -> None:
                 figures = [f"{full.total / 1e6:.1f} M", f"{full.trainable / 1e6:.1f} M"]
                 figures += [f"{b / GIB:.2f}" for c in (full, half) for b in (c.activations, c.peak)]
                 print(f"| {name} | {head} | " + " | ".join(figures) + " |", flush=True)
+
+
+def half_table() -> None:
+    """Frozen backbones whose weights are bfloat16 (`model.backbone_dtype`), where that counts."""
+    print("\n| backbone in bfloat16 | head | training | training, autocast |\n| --- | --- | ---: | ---: |")
+    for name in ("ViT-L", "ViT-H+", "ViT-7B"):
+        for head in HEADS:
+            peaks = [count(BACKBONES[name][0], head, True, bf16, "bfloat16").peak for bf16 in (False, True)]
+            print(f"| {name} | {head} | " + " | ".join(f"{peak / GIB:.2f}" for peak in peaks) + " |", flush=True)
 
 
 def real_step(name: str, head: str, frozen: bool) -> tuple[int, int]:
@@ -223,6 +235,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", nargs="*", metavar="BACKBONE", help="really run these, and compare")
     parser.add_argument("--frozen", action="store_true", help="only with the backbone frozen")
+    parser.add_argument("--half", action="store_true", help="only frozen backbones whose weights are bfloat16")
     parser.add_argument("--step", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -231,8 +244,11 @@ def main() -> None:
         print(*real_step(options.step[0], options.step[1], options.step[2] == "frozen"))
     elif options.check is not None:
         check(options.check or ["ViT-S"], kinds)
+    elif options.half:
+        half_table()
     else:
         tables(kinds)
+        half_table()
 
 
 if __name__ == "__main__":

@@ -70,9 +70,12 @@ def backbone_blocks(backbone: PreTrainedModel) -> list[nn.Module]:
     kinds = backbone._no_split_modules or ()
     lists = [module for module in backbone.modules() if isinstance(module, nn.ModuleList)]
     found = [block for blocks in lists for block in blocks if type(block).__name__ in kinds]
-    if not found and not lists:
+    if found:
+        return found
+    if not lists:
         raise RunError(f"{type(backbone).__name__} has no blocks to tell apart; write model.tune: head or full.")
-    return found or list(max(lists, key=len))
+    longest: nn.ModuleList = max(lists, key=len)
+    return list(longest)
 
 
 def block_depths(backbone: PreTrainedModel) -> tuple[dict[int, int], int]:
