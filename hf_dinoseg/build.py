@@ -39,6 +39,7 @@ from .recipe import Recipe, load_recipe
 from .training import DinoSegTrainer, RunError, check_processes
 from .training.results import versions, write_results
 from .training.run_folder import RECIPE_FILE, claim, inspect
+from .visualize import with_palette
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
         model,
         args,
         criterion=build_criterion(recipe, data.get("train")),
-        label_space=recipe.labels,
+        label_space=with_palette(recipe.labels, recipe.evaluation.palette),
         inference=build_inference(recipe),
         background=build_background(recipe),
         processing_class=processor,
@@ -177,7 +178,7 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
             model,
             args,
             criterion=None,
-            label_space=recipe.labels,
+            label_space=with_palette(recipe.labels, recipe.evaluation.palette),
             inference=build_inference(recipe),
             background=build_background(recipe, model.config.background_threshold),
             processing_class=processor,

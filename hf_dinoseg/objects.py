@@ -107,6 +107,7 @@ def build_model(recipe: Recipe) -> DinoSegForSemanticSegmentation:
         inference=build_inference(recipe),
         freeze_backbone=recipe.model.tune == "head",
         background_threshold=recipe.evaluation.background_threshold,
+        palette=recipe.evaluation.palette,
         **fields,
     )
     if recipe.model.init_head_from:
@@ -126,6 +127,7 @@ def build_inference(recipe: Recipe) -> dict[str, Any]:
         "batch_size": evaluation.batch_size,
         "blend": evaluation.blend,
         "tta": evaluation.tta.model_dump(),
+        "autocast": evaluation.autocast,
     }
 
 

@@ -10,6 +10,7 @@ import typer
 
 from ._checkpoint import Checkpoint, check_checkpoint, loading
 from ._errors import Debug
+from ._options import Palette
 from ._output import only_results_on_stdout, print_json, print_metrics
 from .train import Overrides
 
@@ -40,13 +41,22 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    palette: Annotated[
+        Palette | None,
+        typer.Option(
+            help="Colours of the pictures, short for evaluation.palette=…: dataset, or colorblind for ones that "
+            "everybody can tell apart.",
+            show_default=False,
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
     debug: Debug = False,
 ) -> None:
     """Measure a checkpoint on the validation split of a recipe, as training did."""
     check_checkpoint(checkpoint)
     with loading(checkpoint), only_results_on_stdout():
-        checked = _recipe(checkpoint, [*([recipe] if recipe else []), *(overrides or [])])
+        colors = [f"evaluation.palette={palette.value}"] if palette else []
+        checked = _recipe(checkpoint, [*([recipe] if recipe else []), *(overrides or []), *colors])
         from .. import build
 
         metrics = build.evaluate(checkpoint, checked, None if output is None else str(output))

@@ -12,6 +12,7 @@ import typer
 
 from ._checkpoint import Checkpoint, check_checkpoint, loading
 from ._errors import FAILED, Debug
+from ._options import Palette
 from ._output import only_results_on_stdout, print_json
 from ._pictures import Picture, find_pictures, name_results
 
@@ -41,6 +42,7 @@ ENDINGS = {
     Form.panel: "_panel.png",
     Form.probabilities: "_probabilities.npz",
 }
+LEGEND = "legend.png"
 #: what `--json` calls the files
 _JSON_NAMES = {Form.ids: "label_map"}
 
@@ -80,6 +82,20 @@ def predict(
     overlay: Annotated[
         bool, typer.Option(help="Whether overlays are among the results if --format is not given.")
     ] = True,
+    palette: Annotated[
+        Palette | None,
+        typer.Option(
+            help="Colours: dataset for the data set's own, colorblind for ones that everybody can tell apart; the "
+            "checkpoint's (evaluation.palette) if not given.",
+            show_default=False,
+        ),
+    ] = None,
+    transparent: Annotated[
+        bool, typer.Option("--transparent", help="Classes drawn black (background) are clear in ids and color.")
+    ] = False,
+    legend: Annotated[
+        bool, typer.Option("--legend", help="Also write legend.png: the classes, their ids and colours.")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Leave alone what is there, and do what is missing.")
     ] = False,
@@ -104,14 +120,19 @@ def predict(
     forms = list(dict.fromkeys(form)) if form else [Form.ids, *([Form.overlay] if overlay else [])]
     targets = [result_files(name, output, forms) for name in name_results(found)]
     refuse_overwriting(found, targets, output, may_exist=resume or overwrite)
+    if legend and any(file == output / LEGEND for files in targets for file in files.values()):
+        raise typer.BadParameter(f"a picture's result is called {LEGEND} too; predict without.", param_hint="--legend")
     with only_results_on_stdout():
         todo = [(p, files) for p, files in zip(found, targets, strict=True) if not (resume and _all_there(files))]
         started = time.perf_counter()
         outcomes: list[Outcome] = []
         if todo:
-            segmenter = _load(checkpoint, mode, window, stride)
+            segmenter = _load(checkpoint, mode, window, stride, palette)
             started = time.perf_counter()
-            outcomes = sorted(_run(segmenter, todo, resume), key=lambda outcome: outcome.number)
+            jobs = [_job(picture, files, resume, transparent) for picture, files in todo]
+            outcomes = sorted(_run(segmenter, jobs), key=lambda outcome: outcome.number)
+            if legend:
+                _write_legend(segmenter, output)
         seconds = time.perf_counter() - started
     _tell(outcomes, faults, found, output, seconds, as_json=json)
 
@@ -157,21 +178,31 @@ def _all_there(files: Mapping[Form, Path]) -> bool:
     return all(file.exists() for file in files.values())
 
 
-def _load(checkpoint: str, mode: Mode | None, window: int | None, stride: int | None) -> Segmenter:
+def _load(
+    checkpoint: str, mode: Mode | None, window: int | None, stride: int | None, palette: Palette | None
+) -> Segmenter:
     from ..inference import Segmenter
 
     name: Any = mode.value if mode else None
     with loading(checkpoint):
-        return Segmenter.from_pretrained(checkpoint, mode=name, window=window, stride=stride)
+        colors: Any = palette.value if palette else None
+        return Segmenter.from_pretrained(checkpoint, mode=name, window=window, stride=stride, palette=colors)
 
 
-def _run(segmenter: Segmenter, todo: Sequence[tuple[Picture, Files]], resume: bool) -> Iterator[Outcome]:
+def _write_legend(segmenter: Segmenter, output: Path) -> None:
+    from ..inference.formats import whole_file
+    from ..visualize import legend
+
+    with whole_file(output / LEGEND) as unfinished:
+        legend(segmenter.label_space).save(unfinished, format="PNG")
+
+
+def _run(segmenter: Segmenter, jobs: Sequence[Job]) -> Iterator[Outcome]:
     """Outcomes as they come, with a progress bar."""
     from tqdm.auto import tqdm
 
     from ..inference import segment_files
 
-    jobs = [_job(picture, files, resume) for picture, files in todo]
     layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
     with tqdm(total=len(jobs), unit=" images", bar_format=layout, disable=None) as bar:
         for outcome in segment_files(segmenter, jobs):
@@ -179,12 +210,12 @@ def _run(segmenter: Segmenter, todo: Sequence[tuple[Picture, Files]], resume: bo
             yield outcome
 
 
-def _job(picture: Picture, files: Files, resume: bool) -> Job:
+def _job(picture: Picture, files: Files, resume: bool, transparent: bool) -> Job:
     from ..inference import Job
 
     names: dict[Format, Path] = {form.value: file for form, file in files.items()}
     there = frozenset(name for name, file in names.items() if resume and file.exists())
-    return Job(picture.source, names, there)
+    return Job(picture.source, names, there, transparent)
 
 
 def _tell(

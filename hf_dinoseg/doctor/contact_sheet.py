@@ -11,8 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..data.errors import DataError
 from ..data.masks import read_image, read_mask
 from ..labels import LabelSpace
-from ..visualize import overlay
-from ..visualize.overlay import hatch
+from ..visualize.overlay import hatch, tint
 from ..visualize.palette import void_mask
 from .histogram import UNKNOWN_COLOR, draw_histogram, fitting
 from .report import Report, share_text
@@ -88,7 +87,7 @@ def _draw(row: Any, space: LabelSpace) -> tuple[Image.Image, np.ndarray | None, 
         told = f"picture {image.width} x {image.height}, mask {stored.shape[1]} x {stored.shape[0]}"
         return image, None, f"{row['id']}\n{told}"
     ids, unknown = _original_ids(stored, space)
-    laid = np.array(overlay(image, ids, space))
+    laid = np.array(tint(image, ids, space))
     laid[unknown] = UNKNOWN_COLOR
     share = float(unknown.mean())
     note = f"  ({share_text(share)} unknown)" if share else ""

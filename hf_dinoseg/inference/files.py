@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
-from . import large
+from . import batches, large
 from .download import download, is_url
 from .formats import Format, write_result
 from .row_reader import picture_size
@@ -39,11 +39,13 @@ class Job:
         source: a path, or a URL.
         files: where each form goes.
         there: forms that are there already and are left alone.
+        transparent: as in `formats.write_result`.
     """
 
     source: str
     files: Mapping[Format, Path]
     there: frozenset[Format] = frozenset()
+    transparent: bool = False
 
     @property
     def missing(self) -> dict[Format, Path]:
@@ -93,7 +95,8 @@ def segment_files(
     """
     threads = threads or min(_MOST_THREADS, os.cpu_count() or 1)
     if pixels_at_once is None:
-        pixels_at_once = _pixels_at_once(segmenter)
+        device = next(segmenter.model.parameters()).device
+        pixels_at_once = batches.pixels_at_once(device, segmenter.batch_size, segmenter.window)
     events: SimpleQueue[_Item | tuple[_Item | None, Outcome]] = SimpleQueue()
     waiting: dict[object, list[_Item]] = {}  # by size, the oldest first
     with TemporaryDirectory(prefix="dinoseg-", ignore_cleanup_errors=True) as fetched:
@@ -128,11 +131,6 @@ def segment_files(
             todo.close()
             room.close()
             writers.shutdown(wait=True, cancel_futures=True)
-
-
-def _pixels_at_once(segmenter: Segmenter) -> int:
-    on_host = next(segmenter.model.parameters()).device.type == "cpu"
-    return 0 if on_host else segmenter.batch_size * segmenter.window**2
 
 
 class _Room:
@@ -249,8 +247,9 @@ def _write(segmenter: Segmenter, item: _Item, answer: Answer, events: SimpleQueu
     try:
         assert item.prepared is not None
         result = segmenter.result(item.prepared.image, answer)
+        title, note = Path(item.job.source).name, segmenter.background.caption
         for form, path in item.job.missing.items():
-            write_result(result, form, path, title=Path(item.job.source).name, note=segmenter.background.caption)
+            write_result(result, form, path, title, note, item.job.transparent)
         outcome = Outcome(item.number, item.job, item.job.missing)
     except Exception as error:
         outcome = _failed(item.number, item.job, error)
@@ -259,7 +258,7 @@ def _write(segmenter: Segmenter, item: _Item, answer: Answer, events: SimpleQueu
 
 def _by_strips(segmenter: Segmenter, item: _Item) -> Outcome:
     try:
-        large.segment_large(segmenter, item.path, item.job.files["ids"])
+        large.segment_large(segmenter, item.path, item.job.files["ids"], transparent=item.job.transparent)
         return Outcome(item.number, item.job, {"ids": item.job.files["ids"]})
     except Exception as error:
         return _failed(item.number, item.job, error, item.path)

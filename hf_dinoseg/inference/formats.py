@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 Format = Literal["ids", "color", "overlay", "panel", "probabilities"]
 
 
-def write_result(result: SegmentationResult, form: Format, path: Path, title: str = "", note: str = "") -> None:
+def write_result(
+    result: SegmentationResult, form: Format, path: Path, title: str = "", note: str = "", transparent: bool = False
+) -> None:
     """Write one form of a prediction; the file has its name only once it is whole.
 
     * `ids`: PNG whose values are the original ids, in colours (`SegmentationResult.save`).
-    * `color`: PNG of the classes' colours, RGB.
+    * `color`: PNG of the classes' colours, RGB (RGBA if transparent), void hatched.
     * `overlay`: the tinted photograph, in the format of the path's ending.
     * `panel`: PNG, photograph and prediction side by side with a legend.
     * `probabilities`: NPZ of `probabilities` (C, H, W) float16, each pixel's scores over their sum; `ids` (C,) the
@@ -30,18 +32,19 @@ def write_result(result: SegmentationResult, form: Format, path: Path, title: st
     Args:
         result: with `class_scores` for `probabilities`.
         title, note: of the panel.
+        transparent: whether classes that are drawn black (background) are clear in `ids` and `color`.
 
     Raises:
         ValueError: on another form, or scores that are missing.
     """
-    from ..visualize import colorize, panel, save_panel
+    from ..visualize import color_picture, panel, save_panel
 
     if form == "ids":
-        result.save(path)
+        result.save(path, transparent)
         return
     with whole_file(path) as unfinished:
         if form == "color":
-            Image.fromarray(colorize(result.label_map, result.label_space)).save(unfinished, format="PNG")
+            color_picture(result.label_map, result.label_space, transparent).save(unfinished, format="PNG")
         elif form == "overlay":
             kind = Image.registered_extensions()[path.suffix.lower()]
             result.overlay().save(unfinished, format=kind, quality=95)

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from .row_reader import MAX_PIXELS, RowReader, picture_size
 from .sliding_window import Mirrored, RowScores, as_input, score_strips
 from .tta import View, views
-from .windows import WindowScores
+from .windows import WindowScores, with_autocast
 
 if TYPE_CHECKING:
     from .segmenter import Segmenter
@@ -44,6 +44,7 @@ def segment_large(
     picture: str | os.PathLike[str],
     target: str | os.PathLike[str],
     max_pixels: int = MAX_PIXELS,
+    transparent: bool = False,
 ) -> Path:
     """Segment a picture of any size, by windows, into a label PNG; with a progress bar.
 
@@ -53,6 +54,7 @@ def segment_large(
             files are decoded whole, at 4 bytes a pixel.
         target: the PNG, as `SegmentationResult.save` writes it.
         max_pixels: a larger picture is refused.
+        transparent: as in `SegmentationResult.save`.
 
     Returns:
         The path of the PNG.
@@ -69,16 +71,17 @@ def segment_large(
     window, stride = segmenter.window, segmenter.stride
     reader = RowReader(picture, max_pixels)
     size = reader.size
+    model = with_autocast(segmenter.model, segmenter.autocast)
     sources: list[RowScores] = []
     for view in chosen:
         crops = _Crops(segmenter, reader.again())
         crop = crops.mirrored if view.flip else crops.plain
-        source = WindowScores(segmenter.model, crop, 1, size, window, stride, segmenter.batch_size, segmenter.blend)
+        source = WindowScores(model, crop, 1, size, window, stride, segmenter.batch_size, segmenter.blend)
         sources.append(Mirrored(source) if view.flip else source)
     space = segmenter.label_space
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
-        PngStrips(path, (size[1], size[0]), space) as png,
+        PngStrips(path, (size[1], size[0]), space, transparent) as png,
         tqdm(total=size[0], unit="row", desc=Path(picture).name, disable=None, leave=False) as bar,
     ):
         for _, strip in score_strips(sources, size):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -23,7 +23,10 @@ from .download import download, is_url
 from .formats import whole_file
 from .sliding_window import as_input, predict_best, predict_scores
 from .tta import views
-from .windows import Blend, Mode, blend_weights, resolve_window
+from .windows import Autocast, Blend, Mode, blend_weights, resolve_window, with_autocast
+
+if TYPE_CHECKING:
+    from ..visualize import Palette
 
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray
 
@@ -50,17 +53,20 @@ class SegmentationResult:
     class_scores: np.ndarray | None = None
 
     def overlay(self, alpha: float = 0.5) -> Image.Image:
-        """The photograph tinted with the classes' colours; `alpha` is the weight of the tint."""
+        """The photograph tinted with the classes' colours, hatched where there is no answer; `alpha` is the weight."""
         from ..visualize import overlay
 
         return overlay(self.image, self.label_map, self.label_space, alpha)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
+    def save(self, path: str | os.PathLike[str], transparent: bool = False) -> Path:
         """Write the label map as a PNG whose pixel values are the original ids.
 
         It is a palette picture in the classes' colours; if the label space has ids above 255, 16-bit grey, which
         keeps the ids but looks dark. Missing folders are made, and a file of that name is replaced, once the new one
         is whole.
+
+        Args:
+            transparent: classes that are drawn black (background) are clear.
 
         Raises:
             ValueError: if the name does not end in `.png`; lossy formats would change the ids.
@@ -70,7 +76,7 @@ class SegmentationResult:
         target = Path(path)
         if target.suffix.lower() != ".png":
             raise ValueError(f"{target}: label maps are saved as PNG, which keeps every id; name the file *.png.")
-        drawn = palette_image(self.label_map, self.label_space)
+        drawn = palette_image(self.label_map, self.label_space, transparent)
         with whole_file(target) as unfinished:
             drawn.save(unfinished, format="PNG")
         return target
@@ -115,6 +121,7 @@ class Segmenter:
         background_threshold: pixels whose best score is below it become void (`label_space.void_id`); None for never.
         blend: how overlapping windows are averaged, `mean` or `smooth`.
         tta: sizes and mirror images that are averaged, such as `{"scales": [0.75, 1, 1.25], "flip": True}`.
+        autocast: the model runs under `torch.autocast` in this type, `bfloat16` or `float16`; None for its own.
 
     Raises:
         ValueError: on an unknown mode, blend or augmentation, or a window and stride that leave gaps.
@@ -136,6 +143,7 @@ class Segmenter:
         background_threshold: float | None = None,
         blend: Blend = "mean",
         tta: Mapping[str, Any] | None = None,
+        autocast: Autocast | None = None,
     ) -> None:
         self.model = model.eval()
         self.processor = processor
@@ -144,9 +152,14 @@ class Segmenter:
         self.window, self.stride = resolve_window(mode, window, stride)
         self.batch_size = batch_size
         self.background_threshold = background_threshold
-        blend_weights(1, blend), views(tta)  # to refuse what is unknown before any picture
+        (
+            blend_weights(1, blend),
+            views(tta),
+            with_autocast(model, autocast),
+        )  # to refuse what is unknown before any picture
         self.blend: Blend = blend
         self.tta = dict(tta) if tta else None
+        self.autocast: Autocast | None = autocast
 
     @property
     def background(self) -> Background:
@@ -156,7 +169,7 @@ class Segmenter:
     @property
     def inference(self) -> dict[str, Any]:
         """The settings, as `predict_best` and `predict_scores` take them."""
-        names = ("mode", "window", "stride", "batch_size", "blend", "tta")
+        names = ("mode", "window", "stride", "batch_size", "blend", "tta", "autocast")
         return {name: getattr(self, name) for name in names}
 
     @classmethod
@@ -172,18 +185,21 @@ class Segmenter:
         background: Literal["none", "threshold"] | None = None,
         blend: Blend | None = None,
         tta: Mapping[str, Any] | None = None,
+        palette: Palette | None = None,
         **kwargs: Any,
     ) -> Segmenter:
         """Load a checkpoint folder or a Hub id.
 
-        What is not given follows the checkpoint: mode, windows, blending and augmentation the evaluation that its
-        figures come from (`config.inference`; whole pictures if it says nothing), the threshold
-        `config.background_threshold`.
+        What is not given follows the checkpoint: mode, windows, blending, augmentation and autocast the evaluation
+        that its figures come from (`config.inference`; whole pictures if it says nothing), the threshold
+        `config.background_threshold`, the colours `config.palette`.
 
         Args:
             background: `none` for the best class everywhere, whatever threshold the checkpoint has; `threshold` to
                 make sure of one.
             tta: `{}` for none, whatever the checkpoint does.
+            palette: of pictures: `dataset` for the data set's colours, `colorblind` for ones that everybody can tell
+                apart; see `visualize.with_palette`.
             device: where the model goes; the machine's accelerator if None and there is one.
             kwargs: go to `from_pretrained` of the model (`dtype`, `attn_implementation`, …); those that say where
                 the files are (`revision`, `token`, `cache_dir`, …) to that of the processor too.
@@ -203,12 +219,14 @@ class Segmenter:
             window, stride = saved.get("window"), saved.get("stride") if stride is None else stride
         stored = getattr(config, "background_threshold", None)
         chosen = Background.resolve(background, background_threshold, stored)
+        from ..visualize import with_palette
+
         if device is None and torch.accelerator.is_available():
             device = torch.accelerator.current_accelerator()
         return cls(
             model if device is None else nn.Module.to(model, device),
             processor,
-            LabelSpace.from_dict(config.label_space),
+            with_palette(LabelSpace.from_dict(config.label_space), palette or config.palette),
             mode=mode or saved.get("mode", "whole"),
             window=window,
             stride=stride,
@@ -216,6 +234,7 @@ class Segmenter:
             background_threshold=chosen.threshold,
             blend=blend or saved.get("blend", "mean"),
             tta=saved.get("tta") if tta is None else tta,
+            autocast=saved.get("autocast"),
         )
 
     @overload

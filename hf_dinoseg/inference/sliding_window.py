@@ -2,13 +2,13 @@
 
 Two modes. *whole*: the model sees the picture at once. *slide*: it sees windows, and where windows overlap the class
 probabilities are averaged. Either way scores are computed some rows at a time, at the size of the answer, so that all
-classes' scores of a picture are held only if they are what is asked for. Dtype and autocast are the caller's: pictures
-are predicted where they lie.
+classes' scores of a picture are held only if they are what is asked for. Pictures are predicted where they lie, in the
+model's own dtype unless autocast is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ..models.semantic import ScoreMap, rows_per_strip
 from .tta import views
-from .windows import Blend, Mode, Size, WindowScores, resolve_window
+from .windows import Autocast, Blend, Mode, Size, WindowScores, resolve_window, with_autocast
 
 #: the largest picture that whole mode takes: 4096 × 4096
 WHOLE_MAX_PIXELS = 1 << 24
@@ -54,6 +54,7 @@ def predict_scores(
     batch_size: int = 8,
     blend: Blend = "mean",
     tta: Mapping[str, Any] | None = None,
+    autocast: Autocast | None = None,
     target_size: Size | None = None,
     output_device: torch.device | str | None = None,
 ) -> torch.Tensor:
@@ -68,6 +69,7 @@ def predict_scores(
         batch_size: windows that the model sees at once. They are taken across positions and pictures.
         blend: how overlapping windows are averaged: `mean`, or `smooth` for weights that fade towards their borders.
         tta: sizes and mirror images that are averaged; see `tta.views`.
+        autocast: the model runs under `torch.autocast` in this type, `bfloat16` or `float16`; None for its own.
         target_size: (H0, W0) of the answer; (H, W) if None. In whole mode the model's maps go straight to it, in
             slide mode the averaged scores are resized (bilinear).
         output_device: where the scores are collected, strip by strip: the host, where a device's memory would not
@@ -82,7 +84,8 @@ def predict_scores(
     """
     pixel_values, size = _batch(pixel_values, target_size)
     scores = torch.empty(0)
-    sources = _sources(model, pixel_values, size, mode, window, stride, batch_size, blend, tta)
+    run = with_autocast(model, autocast)
+    sources = _sources(run, pixel_values, size, mode, window, stride, batch_size, blend, tta)
     for top, strip in score_strips(sources, size):
         if top == 0:
             scores = torch.empty((*strip.shape[:2], *size), device=output_device or strip.device)
@@ -101,13 +104,14 @@ def predict_label_map(
     batch_size: int = 8,
     blend: Blend = "mean",
     tta: Mapping[str, Any] | None = None,
+    autocast: Autocast | None = None,
 ) -> torch.Tensor:
     """The best class of every pixel; arguments and errors are those of `predict_scores`.
 
     Returns:
         (B, H0, W0) int64 train ids; B is 1 for a picture without a batch dimension.
     """
-    return predict_best(model, pixel_values, target_size, mode, window, stride, batch_size, blend, tta)[0]
+    return predict_best(model, pixel_values, target_size, mode, window, stride, batch_size, blend, tta, autocast)[0]
 
 
 @torch.inference_mode()
@@ -121,6 +125,7 @@ def predict_best(
     batch_size: int = 8,
     blend: Blend = "mean",
     tta: Mapping[str, Any] | None = None,
+    autocast: Autocast | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `predict_label_map`, with the score of each pixel's best class. Of equal scores the lower class wins.
 
@@ -133,7 +138,8 @@ def predict_best(
     shape = (len(pixel_values), *size)
     labels = torch.empty(shape, dtype=torch.int64, device=pixel_values.device)
     best = torch.empty(shape, device=pixel_values.device)
-    sources = _sources(model, pixel_values, size, mode, window, stride, batch_size, blend, tta)
+    run = with_autocast(model, autocast)
+    sources = _sources(run, pixel_values, size, mode, window, stride, batch_size, blend, tta)
     for top, strip in score_strips(sources, size):
         part = slice(top, top + strip.shape[2])
         torch.max(strip, dim=1, out=(best[:, part], labels[:, part]))
@@ -201,7 +207,7 @@ def _batch(pixel_values: torch.Tensor, target_size: Size | None) -> tuple[torch.
 
 
 def _sources(
-    model: nn.Module,
+    model: Callable[..., Any],
     pixel_values: torch.Tensor,
     size: Size,
     mode: Mode,
@@ -221,7 +227,7 @@ def _sources(
 
 
 def _source(
-    model: nn.Module,
+    model: Callable[..., Any],
     pixel_values: torch.Tensor,
     size: Size,
     mode: Mode,

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
 
 from ..models.semantic import ScoreMap
 
 Mode = Literal["whole", "slide"]
 Blend = Literal["mean", "smooth"]
+Autocast = Literal["bfloat16", "float16"]
 Size = tuple[int, int]
 
 DEFAULT_WINDOW = 512
@@ -55,6 +55,24 @@ def resolve_window(mode: str, window: int | None, stride: int | None) -> tuple[i
     return window, stride
 
 
+def with_autocast(model: Callable[..., Any], autocast: Autocast | None) -> Callable[..., Any]:
+    """The model, run under `torch.autocast` in that type; None for the model as it is.
+
+    Raises:
+        ValueError: on another type.
+    """
+    if autocast is None:
+        return model
+    if autocast not in get_args(Autocast):
+        raise ValueError(f"autocast is {autocast!r}; it is one of {', '.join(get_args(Autocast))}, or None.")
+
+    def run(pixel_values: torch.Tensor) -> Any:
+        with torch.autocast(pixel_values.device.type, getattr(torch, autocast)):
+            return model(pixel_values=pixel_values)
+
+    return run
+
+
 def blend_weights(length: int, blend: Blend) -> torch.Tensor:
     """(length,) what each row, or column, of a window weighs where windows overlap.
 
@@ -92,7 +110,7 @@ class WindowScores:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Callable[..., Any],
         crop: Callable[[int, int, int, int, int], torch.Tensor],
         pictures: int,
         size: Size,

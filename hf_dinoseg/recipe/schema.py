@@ -195,6 +195,11 @@ class Evaluation(Section):
     tta: TestTimeAugmentation = Field(
         TestTimeAugmentation(), description="test-time augmentation, e.g. {scales: [0.75, 1, 1.25], flip: true}"
     )
+    autocast: Literal["bfloat16", "float16"] | None = Field(
+        None,
+        description="the model runs in this type where that is safe, faster on accelerators that have it; null is full "
+        "precision, whatever training.bf16 says",
+    )
     background: Literal["none", "threshold", "truth"] | None = Field(
         None,
         description="what is answered where no class is likely: the best class all the same, none below a threshold, "
@@ -209,6 +214,11 @@ class Evaluation(Section):
     beta: float = Field(2.0, gt=0, description="of F-beta: how many times as much recall weighs as precision")
     boundary_iou: bool = Field(True, description="measure outlines too; 10 ms for 683×512 pixels on the CPU")
     panels: int = Field(4, ge=0, description="pictures drawn at each evaluation")
+    palette: Literal["dataset", "colorblind"] = Field(
+        "dataset",
+        description="colours of pictures: those of labels.colors, and distinct ones for classes without; or for all "
+        "classes ones that stay apart for colour-blind eyes",
+    )
     shortest_edge: PositiveInt | None = Field(None, description="shorter side that pictures are resized to, if any")
 
     @model_validator(mode="after")

@@ -66,6 +66,8 @@ _ELSEWHERE = {
     "local_rank": "`accelerate launch` sets it",
     "parallelism_config": "it is no plain value; choose it with `accelerate config`",
     "overwrite_output_dir": "pass `--overwrite` on the command line",
+    "bf16_full_eval": "write evaluation.autocast: bfloat16, which predictions with the checkpoint then follow too",
+    "fp16_full_eval": "write evaluation.autocast: float16, which predictions with the checkpoint then follow too",
     "warmup_ratio": "write warmup_steps; below 1 it is a share of all steps",
     "batch_size": "write per_device_train_batch_size or per_device_eval_batch_size",
 }
@@ -171,9 +173,8 @@ def _resolve(given: dict[str, Any]) -> dict[str, Any]:
 def _contradictions(v: dict[str, Any]) -> list[str]:
     """What TrainingArguments would refuse, or do silently otherwise, later."""
     faults = []
-    for kind in ("", "_full_eval"):
-        if v.get(f"bf16{kind}") and v.get(f"fp16{kind}"):
-            faults.append(f"training.bf16{kind}, training.fp16{kind}: both are true; keep one of them.")
+    if v.get("bf16") and v.get("fp16"):
+        faults.append("training.bf16, training.fp16: both are true; keep one of them.")
     for kind in ("logging", "eval", "save"):
         steps = v.get(f"{kind}_steps")
         if v.get(f"{kind}_strategy") == "steps" and steps is not None and steps > 1 and steps != int(steps):

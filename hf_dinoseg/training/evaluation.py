@@ -76,6 +76,22 @@ def whole_on_each_process(model: nn.Module) -> Iterator[None]:
             module.set_reshard_after_forward(module is not model, recurse=False)
 
 
+@contextmanager
+def without_autocast(model: nn.Module) -> Iterator[None]:
+    """Within it, the model runs in the dtype of its weights, as it does when it is loaded and used.
+
+    With mixed precision, accelerate gives the model an attribute `forward`, which runs the class's method under
+    autocast. FSDP keeps it: there the weights themselves are in the lower precision.
+    """
+    model = getattr(model, "module", model)
+    wrapped = None if isinstance(model, FSDPModule) else vars(model).pop("forward", None)
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            model.forward = wrapped
+
+
 class StreamedMetrics:
     """`compute_metrics` for a Trainer with `batch_eval_metrics`: adds each step's counts and gives the result at the
     last step.

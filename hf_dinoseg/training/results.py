@@ -16,7 +16,7 @@ from ..data import EvalDataset, collate_eval, read_image, zero_is_void
 from ..inference import predict_best
 from ..labels import LabelSpace
 from ..visualize import ReportPicture, render_report, save_confusion
-from .evaluation import whole_on_each_process
+from .evaluation import whole_on_each_process, without_autocast
 
 if TYPE_CHECKING:
     from .trainer import DinoSegTrainer
@@ -85,7 +85,7 @@ def _picture(trainer: DinoSegTrainer, dataset: EvalDataset, index: int, mean_iou
     truth, void = item["labels"], trainer.label_space.ignore_index
     model: Any = trainer.model
     model.eval()
-    with torch.no_grad(), trainer.compute_loss_context_manager():
+    with torch.no_grad(), without_autocast(model):
         [pixel_values] = trainer._prepare_inputs(collate_eval([item]))["pixel_values"]
         best, scores = predict_best(model, pixel_values[None], (truth.shape[-2], truth.shape[-1]), **trainer.inference)
     prediction = trainer.background.apply(best[0], scores[0], void).cpu()

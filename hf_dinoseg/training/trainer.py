@@ -24,14 +24,15 @@ from ..data import (
     collate_eval,
     expand_batch,
 )
-from ..inference import Background, predict_best
+from ..inference import Background
+from ..inference.batches import predict_pictures
 from ..labels import LabelSpace
 from ..losses import MaskClassificationLoss, PixelLoss
 from ..metrics import BETA, background_matrices, confusion_matrix, per_class_table
 from .batch_norm import synchronise_batch_norms
 from .callbacks import EpochCallback
 from .errors import RunError
-from .evaluation import StreamedMetrics, average_buffers, picture_counts, whole_on_each_process
+from .evaluation import StreamedMetrics, average_buffers, picture_counts, whole_on_each_process, without_autocast
 from .panel_writer import PanelWriter
 from .rates import RatesTrainer
 from .step_log import StepLog
@@ -51,14 +52,14 @@ class DinoSegTrainer(RatesTrainer):
     * `compute_loss` runs `criterion` with void masked out, normalised over all processes and accumulation steps;
     * batch norms normalise by the batch of all processes, where `batch_norm.synchronise_batch_norms` can make them;
     * evaluation predicts label maps at the original size through `inference.predict_best`, the function that
-      `Segmenter` uses too, and keeps counts only.
+      `Segmenter` uses too, in full precision unless `inference` says otherwise, and keeps counts only.
 
     Args:
         model, args, train_dataset, eval_dataset, callbacks: as in `Trainer`. `args` must have `batch_eval_metrics` on
             and `remove_unused_columns` off.
         processing_class: the image processor, saved beside the model.
         criterion: the loss; None for a trainer that only evaluates.
-        label_space: restores original ids in metrics and pictures.
+        label_space: restores original ids in metrics and pictures, and has the colours of these.
         inference: how evaluation predicts: `mode`, `window`, `stride`, … of `inference.predict_best`.
         background: what is answered where no class is likely.
         beta: of F-beta in the metrics.
@@ -323,17 +324,21 @@ class DinoSegTrainer(RatesTrainer):
         matrices, extras = [], []
         classes, void = self.label_space.num_labels, self.label_space.ignore_index
         zeros = inputs.get("zero", [None] * len(inputs["labels"]))
-        with torch.no_grad(), self.compute_loss_context_manager():
+        indices = inputs["index"].tolist()
+        readable = [place for place, index in enumerate(indices) if index >= 0]
+        pictures = [inputs["pixel_values"][place] for place in readable]
+        sizes = [(inputs["labels"][place].shape[-2], inputs["labels"][place].shape[-1]) for place in readable]
+        with torch.no_grad(), without_autocast(model):
+            answers = predict_pictures(model, pictures, sizes, **self.inference)
             for index, pixel_values, truth, zero in zip(
-                inputs["index"].tolist(), inputs["pixel_values"], inputs["labels"], zeros, strict=True
+                indices, inputs["pixel_values"], inputs["labels"], zeros, strict=True
             ):
                 if index < 0:  # the file could not be read: a void pixel, which counts for nothing
                     truth = torch.full_like(truth, void)
                     best = prediction = torch.zeros_like(truth)
                     scores = torch.zeros(truth.shape, device=truth.device)
                 else:
-                    size = (truth.shape[-2], truth.shape[-1])
-                    best, scores = (x[0] for x in predict_best(model, pixel_values[None], size, **self.inference))
+                    best, scores = next(answers)
                     prediction = self.background.apply(best, scores, void)
                 matrices.append(
                     confusion_matrix(prediction, truth, classes, void)

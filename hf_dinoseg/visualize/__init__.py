@@ -1,21 +1,25 @@
 """Pictures of label maps: colours, overlays, panels, the report. Everything here takes and draws original ids."""
 
 from .confusion import save_confusion
-from .overlay import overlay
-from .palette import VOID_COLOR, class_colors, colorize, palette_image
-from .panels import image_of_panel, panel, save_panel
+from .overlay import color_picture, overlay
+from .palette import VOID_COLOR, Palette, class_colors, colorize, palette_image, with_palette
+from .panels import image_of_panel, legend, panel, save_panel
 from .report import ReportPicture, render_report
 
 __all__ = [
     "VOID_COLOR",
+    "Palette",
     "ReportPicture",
     "class_colors",
+    "color_picture",
     "colorize",
     "image_of_panel",
+    "legend",
     "overlay",
     "palette_image",
     "panel",
     "render_report",
     "save_confusion",
     "save_panel",
+    "with_palette",
 ]

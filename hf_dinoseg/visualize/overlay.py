@@ -6,16 +6,16 @@ import numpy as np
 from PIL import Image
 
 from ..labels import LabelSpace
-from .palette import class_colors, colorize, void_mask
+from .palette import colorize, drawn_black, void_mask
 
 _HATCH_DARK, _HATCH_LIGHT = (70, 70, 70), (170, 170, 170)
 
 
 def overlay(image: Image.Image, original_ids: np.ndarray, label_space: LabelSpace, alpha: float = 0.5) -> Image.Image:
-    """The photograph tinted with its classes' colours.
+    """The photograph tinted with its classes' colours, void hatched.
 
-    A class that is drawn black (background) and void leave the photograph as it is: black would only darken it. The
-    border of every tinted region is drawn opaque, which keeps thin and small regions visible.
+    A class that is drawn black (background) leaves the photograph as it is: black would only darken it. The border of
+    every tinted region is drawn opaque, which keeps thin and small regions visible.
 
     Args:
         image: RGB, of the map's size.
@@ -25,10 +25,16 @@ def overlay(image: Image.Image, original_ids: np.ndarray, label_space: LabelSpac
     Raises:
         ValueError: if sizes differ, or on an id that the label space does not know.
     """
+    drawn = tint(image, original_ids, label_space, alpha)
+    return hatch_over(drawn, void_mask(original_ids, label_space), alpha)
+
+
+def tint(image: Image.Image, original_ids: np.ndarray, label_space: LabelSpace, alpha: float = 0.5) -> Image.Image:
+    """As `overlay`, void being left as it is."""
     check_size(image, original_ids, "label map")
     photo = np.asarray(image.convert("RGB"))
     clear = void_mask(original_ids, label_space)
-    clear |= np.isin(original_ids, [i for i, color in class_colors(label_space).items() if not any(color)])
+    clear |= drawn_black(original_ids, label_space)
     weight = np.where(region_borders(original_ids), max(alpha, min(1.0, 2 * alpha)), alpha)
     weight[clear] = 0
     tinted = photo + weight[..., None] * (colorize(original_ids, label_space).astype(np.float32) - photo)
@@ -47,6 +53,40 @@ def hatch(height: int, width: int, period: int = 8) -> np.ndarray:
     """(H, W, 3) uint8: the diagonal stripes that mean void. Their mean is near the void grey."""
     stripe = (np.arange(height)[:, None] + np.arange(width)[None, :]) % period < period // 2
     return np.array([_HATCH_LIGHT, _HATCH_DARK], dtype=np.uint8)[stripe.astype(np.intp)]
+
+
+def hatch_over(picture: Image.Image, is_void: np.ndarray, alpha: float = 1.0) -> Image.Image:
+    """The picture with stripes where it is void; wide ones on large pictures, which are looked at from farther away.
+
+    Args:
+        picture: RGB.
+        is_void: (H, W) bool.
+        alpha: weight of the stripes, 0 to 1.
+    """
+    if not is_void.any():
+        return picture
+    stripes = Image.fromarray(hatch(picture.height, picture.width, period=max(8, min(picture.size) // 60)))
+    return Image.composite(stripes, picture, Image.fromarray((is_void * round(255 * alpha)).astype(np.uint8)))
+
+
+def color_picture(original_ids: np.ndarray, label_space: LabelSpace, transparent: bool = False) -> Image.Image:
+    """A label map in its classes' colours, void hatched.
+
+    Args:
+        original_ids: (H, W) integers.
+        transparent: classes that are drawn black (background) are clear.
+
+    Returns:
+        RGB, or RGBA if transparent.
+
+    Raises:
+        ValueError: on an id that the label space does not know.
+    """
+    drawn = Image.fromarray(colorize(original_ids, label_space))
+    drawn = hatch_over(drawn, void_mask(original_ids, label_space))
+    if transparent:
+        drawn.putalpha(Image.fromarray(np.where(drawn_black(original_ids, label_space), 0, 255).astype(np.uint8)))
+    return drawn
 
 
 def check_size(image: Image.Image, original_ids: np.ndarray, name: str) -> None:

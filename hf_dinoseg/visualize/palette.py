@@ -5,16 +5,24 @@ classes, so that two runs, or a file and its legend, agree: black for a class na
 chromatic colours of Okabe and Ito that stay apart for every common kind of colour vision
 (https://jfly.uni-koeln.de/color/), then, for as many classes as there are, the colour farthest from all before it in
 the perceptual space OKLab (https://bottosson.github.io/posts/oklab/).
+
+The palette `colorblind` takes no colour from the data set, and measures how far two colours are by the eye that tells
+them apart least: one with all three kinds of cones, or one that lacks a kind (`color_vision`).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from ..labels import Color, LabelSpace
+from .color_vision import DEFICIENCIES, oklab, seen_with, to_linear
+
+Palette = Literal["dataset", "colorblind"]
 
 VOID_COLOR: Color = (128, 128, 128)
 BACKGROUND_COLOR: Color = (0, 0, 0)
@@ -51,14 +59,49 @@ def class_colors(label_space: LabelSpace) -> dict[int, Color]:
     given = {i: c for i, c in label_space.colors.items() if i in label_space.original_ids}
     wanting = [i for i in label_space.original_ids if i not in given]
     colors = dict(given)
-    background = next((i for i in wanting if label_space.classes[i].strip().casefold() == "background"), None)
-    if background is not None:
-        wanting.remove(background)
-        colors[background] = BACKGROUND_COLOR
-    colors.update(zip(wanting, _distinct_colors(len(wanting), tuple(given.values())), strict=True))
+    colors.update(_generated(label_space, wanting, tuple(given.values()), safe=False))
     colors = {i: colors[i] for i in label_space.original_ids}
     colors.update({source: colors[target] for source, target in label_space.merge.items()})
     return colors
+
+
+def with_palette(label_space: LabelSpace, palette: Palette) -> LabelSpace:
+    """The label space as pictures are to be drawn from it.
+
+    Args:
+        palette: `dataset` changes nothing; `colorblind` gives every class a colour that stays apart from the others
+            for common kinds of colour vision, whatever the data set's colours are.
+
+    Returns:
+        A label space to draw with; the other one goes on reading masks, whose colours may name classes.
+
+    Raises:
+        ValueError: on another palette, or more classes than there are colours.
+
+    Example:
+        >>> red_and_green = LabelSpace({0: "background", 1: "a", 2: "b"}, colors={1: (200, 0, 0), 2: (0, 140, 0)})
+        >>> class_colors(with_palette(red_and_green, "colorblind"))
+        {0: (0, 0, 0), 1: (230, 159, 0), 2: (86, 180, 233)}
+    """
+    if palette == "dataset":
+        return label_space
+    if palette != "colorblind":
+        raise ValueError(f"palette is {palette!r}; it is one of dataset, colorblind.")
+    colors = _generated(label_space, list(label_space.original_ids), (), safe=True)
+    return replace(label_space, colors=colors, encoding="index", unknown_colors="error")
+
+
+def _generated(label_space: LabelSpace, wanting: list[int], taken: tuple[Color, ...], safe: bool) -> dict[int, Color]:
+    """Colours for the classes that want one; black for the one named background."""
+    background = next((i for i in wanting if label_space.classes[i].strip().casefold() == "background"), None)
+    others = [i for i in wanting if i != background]
+    colors = dict(zip(others, _distinct_colors(len(others), taken, safe), strict=True))
+    return colors if background is None else {background: BACKGROUND_COLOR, **colors}
+
+
+def drawn_black(original_ids: np.ndarray, label_space: LabelSpace) -> np.ndarray:
+    """(H, W) bool: where the class is drawn black, as background is; clear in overlays."""
+    return np.isin(original_ids, [i for i, color in class_colors(label_space).items() if not any(color)])
 
 
 def void_mask(original_ids: np.ndarray, label_space: LabelSpace) -> np.ndarray:
@@ -100,11 +143,13 @@ def colorize(original_ids: np.ndarray, label_space: LabelSpace) -> np.ndarray:
     return drawn
 
 
-def palette_image(original_ids: np.ndarray, label_space: LabelSpace) -> Image.Image:
+def palette_image(original_ids: np.ndarray, label_space: LabelSpace, transparent: bool = False) -> Image.Image:
     """A label map as a picture that is both: its pixel values are the original ids, and it shows their colours.
 
     Args:
         original_ids: (H, W) integers.
+        transparent: classes that are drawn black (background) are clear once the picture is saved as PNG; the ids are
+            the same. 16-bit grey stays as it is.
 
     Returns:
         A mode "P" image (index = original id) when every id of the label space is below 256. Otherwise mode "I;16",
@@ -125,47 +170,36 @@ def palette_image(original_ids: np.ndarray, label_space: LabelSpace) -> Image.Im
         palette[original_id] = color
     picture = Image.fromarray(original_ids.astype(np.uint8))
     picture.putpalette(palette.tobytes())
+    if transparent:
+        clear = {i for i, color in class_colors(label_space).items() if not any(color)}
+        picture.info["transparency"] = bytes(0 if i in clear else 255 for i in range(256))
     return picture
 
 
 @lru_cache(maxsize=8)
-def _distinct_colors(count: int, taken: tuple[Color, ...]) -> tuple[Color, ...]:
-    """`count` colours, each far from those before it, from `taken`, and from black, white and void grey."""
+def _distinct_colors(count: int, taken: tuple[Color, ...], safe: bool) -> tuple[Color, ...]:
+    """`count` colours, each far from those before it, from `taken`, and from black, white and void grey; `safe` for
+    every kind of colour vision."""
     fixed = [BACKGROUND_COLOR, VOID_COLOR, (255, 255, 255), *taken]
     chosen = [c for c in _OKABE_ITO if c not in taken][:count]
     grid = np.stack(np.meshgrid(_LEVELS, _LEVELS, _LEVELS, indexing="ij"), axis=-1).reshape(-1, 3)
-    lab = _oklab(grid)
+    lab = oklab(to_linear(grid))
     chroma = np.hypot(lab[:, 1], lab[:, 2])
     usable = (lab[:, 0] > _LIGHTNESS[0]) & (lab[:, 0] < _LIGHTNESS[1]) & (chroma > _LEAST_CHROMA)
-    grid, lab = grid[usable], lab[usable]
+    grid, lab = grid[usable], _seen(grid[usable], safe)
     distance = np.full(len(grid), np.inf)
-    for color in _oklab(np.array([*fixed, *chosen], dtype=np.uint8)):
-        distance = np.minimum(distance, np.square(lab - color).sum(axis=1))
+    for color in _seen(np.array([*fixed, *chosen], dtype=np.uint8), safe):
+        distance = np.minimum(distance, np.square(lab - color).sum(axis=2).min(axis=1))
     while len(chosen) < count:
         best = int(distance.argmax())
         if distance[best] == 0:
             raise ValueError(f"{count} classes are more than there are distinct colours ({len(chosen)}).")
         chosen.append((int(grid[best, 0]), int(grid[best, 1]), int(grid[best, 2])))
-        distance = np.minimum(distance, np.square(lab - lab[best]).sum(axis=1))
+        distance = np.minimum(distance, np.square(lab - lab[best]).sum(axis=2).min(axis=1))
     return tuple(chosen)
 
 
-def _oklab(rgb: np.ndarray) -> np.ndarray:
-    """(N, 3) uint8 sRGB to (N, 3) OKLab."""
-    channel = rgb.astype(np.float64) / 255
-    linear = np.where(channel <= 0.04045, channel / 12.92, ((channel + 0.055) / 1.055) ** 2.4)
-    to_cone = np.array(
-        [
-            [0.4122214708, 0.5363325363, 0.0514459929],
-            [0.2119034982, 0.6806995451, 0.1073969566],
-            [0.0883024619, 0.2817188376, 0.6299787005],
-        ]
-    )
-    to_lab = np.array(
-        [
-            [0.2104542553, 0.7936177850, -0.0040720468],
-            [1.9779984951, -2.4285922050, 0.4505937099],
-            [0.0259040371, 0.7827717662, -0.8086757660],
-        ]
-    )
-    return np.cbrt(linear @ to_cone.T) @ to_lab.T
+def _seen(rgb: np.ndarray, safe: bool) -> np.ndarray:
+    """(N, 3) uint8 sRGB to (N, kinds of colour vision, 3) OKLab."""
+    linear = to_linear(rgb)
+    return np.stack([oklab(linear), *(oklab(seen_with(linear, d)) for d in DEFICIENCIES if safe)], axis=1)

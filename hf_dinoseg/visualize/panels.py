@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -100,6 +101,19 @@ def image_of_panel(path: Path) -> Image.Image | None:
     return image if width > image.width else image.resize((width, height), Image.Resampling.NEAREST)
 
 
+def legend(label_space: LabelSpace, width: int = 1000) -> Image.Image:
+    """Every class's colour, id and name, in columns; and void's hatch. RGB, as high as it takes."""
+    colors = class_colors(label_space)
+    entries = [_Entry(colors[i], f"{i} {label_space.classes[i]}") for i in label_space.original_ids]
+    font = ImageFont.load_default(size=15)
+    columns, entry_width = _columns(entries, font, width)
+    line = 23
+    entries.append(_Entry(None, "void"))
+    canvas = Image.new("RGB", (width, 2 * _GAP + -(-len(entries) // columns) * line), _PAPER)
+    _draw_entries(canvas, entries, font, (columns, entry_width, line), _GAP)
+    return canvas
+
+
 def _cell_size(size: tuple[int, int]) -> tuple[int, int]:
     scale = min(_CELL[0] / size[0], _CELL[1] / size[1])
     if scale >= 1:
@@ -171,11 +185,7 @@ def _compose(cells: Sequence[tuple[str, Image.Image]], legend: Sequence[_Entry],
     font_size = max(14, round(width * 0.0145))
     font = ImageFont.load_default(size=font_size)
     line = round(font_size * 1.5)
-    swatch = font_size
-    entry_width = min(
-        max((round(font.getlength(entry.text)) for entry in legend), default=0) + swatch + 3 * _GAP, width - _GAP
-    )
-    columns = max(1, (width - _GAP) // entry_width)
+    columns, entry_width = _columns(legend, font, width)
     rows = -(-len(legend) // columns)
     top = _GAP + (line if title else 0)
     below = top + line + cells[0][1].height + _GAP
@@ -190,14 +200,30 @@ def _compose(cells: Sequence[tuple[str, Image.Image]], legend: Sequence[_Entry],
         draw.text((left, top), _shorten(heading, font, slot), _INK, font)
         canvas.paste(picture, (left, top + line))
         left += slot + _GAP
-    for number, entry in enumerate(legend):
-        x, y = _GAP + number % columns * entry_width, below + number // columns * line
+    _draw_entries(canvas, legend, font, (columns, entry_width, line), below)
+    return canvas
+
+
+def _columns(entries: Sequence[_Entry], font: Any, width: int) -> tuple[int, int]:
+    """How many columns of entries fit, and how wide each is."""
+    longest = max((round(font.getlength(entry.text)) for entry in entries), default=0)
+    entry_width = min(longest + font.size + 3 * _GAP, width - _GAP)
+    return max(1, (width - _GAP) // entry_width), entry_width
+
+
+def _draw_entries(
+    canvas: Image.Image, entries: Sequence[_Entry], font: Any, layout: tuple[int, int, int], top: int
+) -> None:
+    """Swatch and text of each entry; the layout is columns, their width, and the height of a line."""
+    columns, entry_width, line = layout
+    draw, swatch = ImageDraw.Draw(canvas), font.size
+    for number, entry in enumerate(entries):
+        x, y = _GAP + number % columns * entry_width, top + number // columns * line
         if entry.color is None:
             canvas.paste(Image.fromarray(hatch(swatch, swatch)), (x, y))
         draw.rectangle((x, y, x + swatch - 1, y + swatch - 1), entry.color, _FAINT)
         text = _shorten(entry.text, font, entry_width - swatch - 3 * _GAP)
         draw.text((x + swatch + _GAP, y + swatch // 2), text, _INK, font, anchor="lm")
-    return canvas
 
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

@@ -24,6 +24,7 @@ class PngStrips:
         path: of the file; replaced if it is there.
         size: width and height.
         label_space: what the ids mean.
+        transparent: as in `palette_image`.
 
     Example:
         >>> with PngStrips("map.png", (640, 480), label_space) as png:  # doctest: +SKIP
@@ -31,21 +32,26 @@ class PngStrips:
         ...     png.write(label_map[240:])
     """
 
-    def __init__(self, path: str | os.PathLike[str], size: tuple[int, int], label_space: LabelSpace) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], size: tuple[int, int], label_space: LabelSpace, transparent: bool = False
+    ) -> None:
         self.path, (self.width, self.height), self.label_space = os.fspath(path), size, label_space
+        self.transparent = transparent
         self._rows = 0
         self._pack = zlib.compressobj(level=3)
 
     def __enter__(self) -> PngStrips:
         self._file = open(self._unfinished, "wb")  # noqa: SIM115  # closed when the picture is done
         self._file.write(b"\x89PNG\r\n\x1a\n")
-        model = palette_image(np.full((1, 1), self.label_space.original_ids[0]), self.label_space)
+        model = palette_image(np.full((1, 1), self.label_space.original_ids[0]), self.label_space, self.transparent)
         indexed = model.mode == "P"
         kind = (8, _PALETTE) if indexed else (16, _GREY)
         self._dtype = np.dtype(np.uint8 if indexed else ">u2")
         self._chunk(b"IHDR", struct.pack(">IIBBBBB", self.width, self.height, *kind, 0, 0, 0))
         if indexed:
             self._chunk(b"PLTE", bytes(model.getpalette() or []))
+            if self.transparent:
+                self._chunk(b"tRNS", model.info["transparency"])
         return self
 
     def write(self, original_ids: np.ndarray) -> None:

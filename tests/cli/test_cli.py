@@ -273,6 +273,8 @@ def test_evaluate_takes_the_checkpoints_own_recipe_and_overrides(checkpoint: Pat
     assert recipe.data.root == "/elsewhere" and recipe.evaluation.mode == "whole"
     assert run("evaluate", checkpoint).exit_code == 0
     assert build.calls[1][1].data.root == "r" and build.calls[1][2] is None
+    assert run("evaluate", checkpoint, "--palette", "colorblind").exit_code == 0
+    assert build.calls[2][1].evaluation.palette == "colorblind"
 
 
 def test_evaluate_with_another_recipe(checkpoint: Path, recipe: Path, build: Any) -> None:

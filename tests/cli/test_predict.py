@@ -97,8 +97,25 @@ def test_label_maps_hold_original_ids_in_visible_colours(home: Path) -> None:
 def test_options_reach_the_segmenter_and_the_overlay_is_a_choice(home: Path) -> None:
     result = run(picture("a.jpg"), "-o", "o", "--no-overlay", "--mode", "slide", "--window", "64", "--stride", "32")
     assert result.exit_code == 0 and written() == ["a.png"]
-    assert FakeSegmenter.made == [("checkpoint", {"mode": "slide", "window": 64, "stride": 32})]
+    assert FakeSegmenter.made == [("checkpoint", {"mode": "slide", "window": 64, "stride": 32, "palette": None})]
     assert run("a.jpg", "-o", "o", "--mode", "sliding").exit_code == 2
+    assert run("a.jpg", "-o", "p", "--palette", "colorblind").exit_code == 0
+    assert FakeSegmenter.made[1][1]["palette"] == "colorblind"
+    assert run("a.jpg", "-o", "o", "--palette", "rainbow").exit_code == 2
+
+
+def test_background_is_clear_if_asked_and_a_legend_is_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeSegmenter, "space", LabelSpace({7: "background", 9: "right"}))
+    forms = ("--no-overlay", "--format", "ids", "--format", "color")
+    assert run(picture("a.jpg"), "-o", "o", *forms, "--transparent", "--legend").exit_code == 0
+    assert written() == ["a.png", "a_color.png", "legend.png"]
+    ids, color = Image.open("o/a.png"), Image.open("o/a_color.png")
+    assert (ids.mode, color.mode) == ("P", "RGBA")
+    expected = np.where(np.asarray(ids) == 7, 0, 255)
+    assert set(np.unique(expected)) == {0, 255}
+    assert np.array_equal(np.asarray(color)[..., 3], expected)
+    assert np.array_equal(np.asarray(ids.convert("RGBA"))[..., 3], expected)
+    assert run(picture("legend.jpg"), "-o", "p", "--legend").exit_code == 2
 
 
 def test_files_folders_and_patterns_are_each_done_once(home: Path) -> None:
@@ -201,7 +218,7 @@ def test_a_large_picture_is_done_by_strips_as_ids_only(home: Path, monkeypatch: 
     monkeypatch.setattr("hf_dinoseg.inference.large.LARGE_PIXELS", 100)
     monkeypatch.setattr(
         "hf_dinoseg.inference.large.segment_large",
-        lambda segmenter, source, target: (done.append((str(source), str(target))), target.write_text("")),
+        lambda segmenter, source, target, transparent: (done.append((str(source), str(target))), target.write_text("")),
     )
     Path("o").mkdir()
     result = run(picture("big.png", (20, 20)), picture("a.jpg"), "-o", "o", "--json")

@@ -72,6 +72,21 @@ def test_arguments_win_over_checkpoint_settings(checkpoint):
     assert Segmenter.from_pretrained(checkpoint, device="cpu", stride=7).stride == 7
 
 
+def test_colours_follow_the_checkpoint_unless_asked_for(checkpoint, photo, tmp_path):
+    safe = {3: (230, 159, 0), 7: (86, 180, 233), 40: (0, 158, 115)}  # Okabe and Ito's
+    plain = Segmenter.from_pretrained(checkpoint, device="cpu")
+    asked = Segmenter.from_pretrained(checkpoint, device="cpu", palette="colorblind")
+    assert plain.label_space == SPACE and asked.label_space.colors == safe
+    drawn = asked(photo).save(tmp_path / "a.png")
+    with Image.open(drawn) as picture:
+        assert np.array_equal(np.asarray(picture), plain(photo).label_map)  # the ids are the same
+    model = tiny_model(palette="colorblind")
+    model.save_pretrained(tmp_path / "model")
+    DinoSegImageProcessor().save_pretrained(tmp_path / "model")
+    assert Segmenter.from_pretrained(tmp_path / "model", device="cpu").label_space.colors == safe
+    assert Segmenter.from_pretrained(tmp_path / "model", device="cpu", palette="dataset").label_space == SPACE
+
+
 def test_whole_mode_agrees_with_the_image_processor(checkpoint, photo):
     segmenter = Segmenter.from_pretrained(checkpoint, device="cpu", mode="whole")
     with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,19 @@ def test_by_strips_and_at_once_are_the_same_bits(tmp_path, settings, kind):
         assert (one.mode, one.getpalette()) == (other.mode, other.getpalette())
     assert len(np.unique(result.label_map)) == (4 if "background_threshold" in settings else 3)
     assert [p.name for p in written.parent.iterdir()] == ["strips.png"]
+
+
+def test_a_clear_background_is_clear_by_strips_too(tmp_path):
+    file = tmp_path / "photo.png"
+    Image.fromarray(photo()).save(file)
+    ours = segmenter()
+    ours.label_space = replace(SPACE, colors={SPACE.original_ids[0]: (0, 0, 0)})
+    expected = ours(file).save(tmp_path / "at_once.png", transparent=True)
+    written = segment_large(ours, file, tmp_path / "strips.png", transparent=True)
+    with Image.open(expected) as one, Image.open(written) as other:
+        alpha = np.asarray(one.convert("RGBA"))[..., 3]
+        assert set(np.unique(alpha)) == {0, 255}
+        assert np.array_equal(alpha, np.asarray(other.convert("RGBA"))[..., 3])
 
 
 @pytest.mark.parametrize(
