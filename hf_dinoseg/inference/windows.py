@@ -144,17 +144,25 @@ class WindowScores:
         self._look(bottom)
         first = self._seen[0][3]
         total: torch.Tensor | None = None
-        for y, b, x, scores in self._seen:
+        reached = dict.fromkeys(range(self.pictures), 0)  # columns that hold something in all rows
+        for y, b, x, scores in self._seen:  # from top to bottom, and from left to right
             start, end = max(top, y), min(bottom, y + self.height)
             if start >= end:
                 continue
             strip = scores.rows(start - y, end - y)[0]
             if total is None:
-                total = strip.new_zeros((self.pictures, first.num_labels, bottom - top, self.size[1]))
+                shape = (self.pictures, first.num_labels, bottom - top, self.size[1])
+                whole = (start, end) == (top, bottom)  # these windows fill the strip, and no zeros are needed
+                total = strip.new_empty(shape) if whole else strip.new_zeros(shape)
+                reached = reached if whole else dict.fromkeys(reached, self.size[1])
                 self._to(strip)
             if self.blend != "mean":
                 strip = strip * (self._of_row[start - y : end - y, None] * self._of_column)
-            total[b, :, start - top : end - top, x : x + self.width] += strip
+            old = min(max(reached[b] - x, 0), self.width)  # of its columns, that others have reached
+            total[b, :, start - top : end - top, x : x + old] += strip[..., :old]
+            if old < self.width:
+                total[b, :, start - top : end - top, x + old : x + self.width] = strip[..., old:]
+                reached[b] = x + self.width
         assert total is not None  # windows cover every row
         return total.div_(self._row_total[top:bottom, None] * self._column_total)
 

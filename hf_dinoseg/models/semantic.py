@@ -10,6 +10,7 @@ held beyond what is returned.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -48,13 +49,13 @@ class ScoreMap:
             self._weights = classes.transpose(1, 2).contiguous()
             self.num_labels = classes.shape[-1]
         self.row_values = max(self._maps.shape[1], self.num_labels) * self.width
-        # Row by row the bilinear rule is a mix of two source rows, clamped at the edges.
-        rows = self._maps.shape[2]
-        centres = torch.arange(self.height, dtype=torch.float32, device=self._maps.device) + 0.5
-        place = (centres * (rows / self.height) - 0.5).clamp(min=0)
-        self._above = place.long().clamp(max=rows - 1)
-        self._below = (self._above + 1).clamp(max=rows - 1)
-        self._share = (place - self._above)[:, None]
+        if not torch.compiler.is_exporting():
+            # Row by row the bilinear rule is a mix of two source rows, clamped at the edges.
+            rows = self._maps.shape[2]
+            place = ((torch.arange(self.height) + 0.5) * (rows / self.height) - 0.5).clamp(min=0)
+            above = place.long().clamp(max=rows - 1)
+            self._above: list[int] = above.tolist()
+            self._share = (place - above)[:, None].to(self._maps.device)
 
     def rows(self, top: int, bottom: int) -> Tensor:
         """(B, C, bottom - top, width) float32 scores; of mask heads not normalised, a pixel's need not sum to one."""
@@ -80,15 +81,21 @@ class ScoreMap:
             whole = F.interpolate(self._maps.float(), size=(self.height, self.width), mode="bilinear")
             return whole[:, :, top:bottom]
         rows, columns = self._maps.shape[2:]
+        above = list(range(top, bottom)) if rows == self.height else self._above[top:bottom]
+        first, last = above[0], min(above[-1] + (rows != self.height), rows - 1)
+        source = self._maps[:, :, first : last + 1].detach().float()
+        if columns != self.width:  # of the few source rows, before they become many
+            source = F.interpolate(source, size=(len(source[0, 0]), self.width), mode="bilinear", align_corners=False)
         if rows == self.height:
-            strip = self._maps[:, :, top:bottom].float()
-        else:
-            above, below = self._above[top:bottom], self._below[top:bottom]
-            strip = torch.lerp(
-                self._maps[:, :, above].float(), self._maps[:, :, below].float(), self._share[top:bottom]
-            )
-        if columns != self.width:
-            strip = F.interpolate(strip, size=(bottom - top, self.width), mode="bilinear", align_corners=False)
+            return source
+        strip = source.new_empty((*source.shape[:2], bottom - top, self.width))
+        start = 0
+        for row, same in groupby(above):  # rows between the same two source rows, without a copy of either
+            end = start + len(list(same))
+            upper, lower = (source[:, :, n : n + 1] for n in (row - first, min(row + 1, last) - first))
+            share = self._share[top + start : top + end]
+            torch.lerp(upper, lower, share, out=strip[:, :, start:end])
+            start = end
         return strip
 
 
