@@ -1,23 +1,18 @@
 """Multi-scale deformable attention in plain PyTorch.
 
 Each query looks at a few learned points on each feature level ("Deformable DETR", https://arxiv.org/abs/2010.04159).
-A bilinear sample is a weighted sum of four neighbours, and attention a weighted sum of samples; so the whole operation
-is one sparse weighted sum of value rows a query, which `embedding_bag` computes in one pass, without ever holding the
-samples. On a CPU this is several times faster than `grid_sample` followed by a product and a sum.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import initialization as init
 
-Shape = tuple[int, int]
+from .deformable_sampling import Shape, sample_and_sum, sample_grids_and_sum
 
 
 class DeformableAttention(nn.Module):
@@ -89,73 +84,6 @@ class DeformableAttention(nn.Module):
         return self.output_proj(sampled.to(values.dtype))
 
 
-def sample_and_sum(values: Tensor, shapes: Sequence[Shape], x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum of bilinear samples, zero outside the maps.
-
-    Args:
-        values: (B, S, heads, d) float32, the maps' pixels one map after the other.
-        shapes: height and width of each map.
-        x, y: (B, Q, heads, levels, points) positions in pixels of each level; the first pixel's centre is at 0.5.
-        weights: (B, Q, heads, levels, points).
-
-    Returns:
-        (B, Q, heads·d).
-    """
-    batch, _, heads, dim = values.shape
-    # A border of zeros around each map: then no sample needs a test for lying outside, clamping is enough.
-    maps = values.flatten(2).split([h * w for h, w in shapes], dim=1)
-    bordered = [
-        F.pad(level.unflatten(1, shape), (0, 0, 1, 1, 1, 1)).flatten(1, 2)
-        for level, shape in zip(maps, shapes, strict=True)
-    ]
-    table = torch.cat(bordered, dim=1)
-    length = table.shape[1]
-
-    starts = [0]
-    for h, w in shapes:
-        starts.append(starts[-1] + (h + 2) * (w + 2))
-    level = torch.tensor(
-        [(w, h, w + 2, start) for (h, w), start in zip(shapes, starts[:-1], strict=True)],
-        dtype=torch.float32, device=values.device,
-    ).t()[..., None]  # fmt: skip
-    width, height, row_length, first = level
-    x = (x + 0.5).clamp(min=0).minimum(width + 1)
-    y = (y + 0.5).clamp(min=0).minimum(height + 1)
-    with torch.no_grad():
-        # A diverged model samples at NaN; the index must stay valid for the NaN to be reported, not a bad index.
-        left = x.floor().minimum(width).nan_to_num(0)
-        top = y.floor().minimum(height).nan_to_num(0)
-        row = torch.addcmul(left + first, top, row_length).to(torch.int32)
-        head = torch.arange(heads, dtype=torch.int32, device=values.device)[:, None, None]
-        image = torch.arange(batch, dtype=torch.int32, device=values.device)[:, None, None, None, None] * length
-        row = (row + image) * heads + head
-        below = row_length.to(torch.int32) * heads + row
-        rows = torch.stack((row, row + heads, below, below + heads), dim=-3)
-    to_right, to_below = x - left, y - top
-    lower = weights * to_below
-    upper = weights - lower
-    upper_right, lower_right = upper * to_right, lower * to_right
-    shares = torch.stack((upper - upper_right, upper_right, lower - lower_right, lower_right), dim=-3)
-
-    num_bags = batch * x.shape[1] * heads
-    table, rows, shares = table.view(-1, dim), rows.view(num_bags, -1), shares.view(num_bags, -1)
-    return weighted_row_sum(table, rows, shares).view(batch, -1, heads * dim)
-
-
-def sample_grids_and_sum(values: Tensor, shapes: Sequence[Shape], x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-    """The same as `sample_and_sum` in operators that every exporter and runtime knows, level by level."""
-    batch, num_queries, heads, _, points = x.shape
-    total = values.new_zeros(())
-    maps = values.permute(0, 2, 3, 1).flatten(0, 1).split([h * w for h, w in shapes], dim=2)  # (B·heads, d, h·w)
-    for level, (height, width) in enumerate(shapes):
-        place = torch.stack((2 * x[:, :, :, level] / width - 1, 2 * y[:, :, :, level] / height - 1), dim=-1)
-        place = place.transpose(1, 2).flatten(0, 1)  # (B·heads, Q, points, 2)
-        share = weights[:, :, :, level].transpose(1, 2).reshape(batch * heads, 1, num_queries, points)
-        sampled = F.grid_sample(maps[level].unflatten(2, (height, width)), place, align_corners=False)
-        total = total + (sampled * share).sum(dim=-1)  # (B·heads, d, Q)
-    return total.unflatten(0, (batch, heads)).permute(0, 3, 1, 2).flatten(2)
-
-
 def _per_level(lengths: Sequence[int], device: torch.device) -> Tensor:
     """(levels,) float32; lengths may be symbolic while a graph of any size is exported."""
     return torch.stack([torch.full((), length, dtype=torch.float32, device=device) for length in lengths])
@@ -168,39 +96,4 @@ def short_softmax(scores: Tensor) -> Tensor:
     return shifted / shifted.sum(dim=-1, keepdim=True)
 
 
-def weighted_row_sum(table: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
-    """`out[n] = Σ_k shares[n, k] · table[rows[n, k]]`, (R, d), (N, K), (N, K) → (N, d)."""
-    if torch.is_grad_enabled() and (table.requires_grad or shares.requires_grad):
-        return _WeightedRowSum.apply(table, rows, shares)
-    return F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares)
-
-
-class _WeightedRowSum(torch.autograd.Function):
-    """`embedding_bag` with a faster gradient of the table: the same sum, transposed by one integer sort."""
-
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
-        ctx.save_for_backward(table, rows, shares)
-        return F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
-        table, rows, shares = ctx.saved_tensors
-        grad = grads[0].contiguous()
-        grad_table = grad_shares = None
-        if ctx.needs_input_grad[0]:
-            ordered, order = rows.flatten().sort()
-            counts = torch.bincount(ordered, minlength=len(table))
-            starts = counts.cumsum(0) - counts
-            bags = torch.div(order, rows.shape[1], rounding_mode="floor")
-            weights = shares.flatten()[order]
-            grad_table = F.embedding_bag(bags, grad, starts, mode="sum", per_sample_weights=weights)
-        if ctx.needs_input_grad[2]:
-            with torch.enable_grad():
-                leaf = shares.detach().requires_grad_()
-                out = F.embedding_bag(rows, table.detach(), mode="sum", per_sample_weights=leaf)
-            (grad_shares,) = torch.autograd.grad(out, leaf, grad)
-        return grad_table, None, grad_shares
-
-
-__all__ = ["DeformableAttention", "sample_and_sum", "sample_grids_and_sum"]
+__all__ = ["DeformableAttention"]

@@ -9,7 +9,8 @@ from head_tester import TINY_HEAD, TINY_VIT, relative_error
 from transformers.models.mask2former.modeling_mask2former import multi_scale_deformable_attention
 
 from hf_dinoseg.models import DinoSegForSemanticSegmentation
-from hf_dinoseg.models.deformable_attention import DeformableAttention, sample_and_sum, sample_grids_and_sum
+from hf_dinoseg.models.deformable_attention import DeformableAttention
+from hf_dinoseg.models.deformable_sampling import sample_and_sum, sample_grids_and_sum
 
 SHAPES = [(3, 5), (6, 10), (1, 1)]
 
