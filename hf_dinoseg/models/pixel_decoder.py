@@ -34,9 +34,10 @@ class DeformableEncoderLayer(GradientCheckpointingLayer):
 
     def forward(self, tokens: Tensor, position: Tensor, reference: Tensor, shapes: Sequence[Shape]) -> Tensor:
         tokens = self.attention_norm(tokens + self.attention(tokens + position, reference, tokens, shapes))
-        # In place saves a large allocation; where a gradient is due, autograd would copy more than that saves.
-        hidden = F.relu(self.fc1(tokens), inplace=not torch.is_grad_enabled())
-        return self.ffn_norm(tokens + self.fc2(hidden))
+        # Of rows without a batch dimension the product is no view, so autograd lets the activation overwrite it.
+        rows = tokens.flatten(0, 1)
+        update = self.fc2(F.relu(self.fc1(rows), inplace=True))
+        return self.ffn_norm((rows + update).view_as(tokens))
 
 
 class PixelDecoder(nn.Module):
@@ -99,8 +100,8 @@ class PixelDecoder(nn.Module):
         levels = list(tokens.split([h * w for h, w in shapes], dim=1))
         stride8 = levels[-1].transpose(1, 2).unflatten(2, shapes[-1]).contiguous()
         lateral = self.lateral(finest)
-        upsampled = F.interpolate(stride8, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
-        return self.mask_projection(self.output(lateral + upsampled)), levels, shapes
+        lateral += F.interpolate(stride8, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
+        return self.mask_projection(self.output(lateral)), levels, shapes
 
 
 def sine_position(shape: Shape, dim: int, device: torch.device) -> Tensor:
