@@ -1,4 +1,4 @@
-"""Weighted sums of bilinear samples, the heart of deformable attention, with a backward pass that saves its inputs only.
+"""Weighted sums of bilinear samples, the heart of deformable attention; for its gradients it saves its inputs only.
 
 A bilinear sample is a weighted sum of four neighbours, and attention a weighted sum of samples; so the whole operation
 is one sparse weighted sum of value rows a query, which `embedding_bag` computes in one pass, without ever holding the
@@ -59,7 +59,9 @@ def sample_grids_and_sum(values: Tensor, shapes: Sequence[Shape], x: Tensor, y: 
 class Corners(NamedTuple):
     """The four pixels around each of some points; all but the first two are (n, heads·levels·points)."""
 
-    rows: Tensor  #: (n·heads, 4·levels·points) int32, rows of the table: upper left, upper right, lower left, lower right
+    rows: Tensor  #: (n·heads, 4·levels·points) int32 of the table: upper left, upper right, lower left, lower right
+        Tensor  #: (n·heads, 4·levels·points) int32 rows of the table: upper left, upper right, lower left, lower right
+    )
     shares: Tensor  #: of the same shape, what each row counts
     first: Tensor  #: int32 rows of the upper left pixels
     to_right: Tensor  #: position between the left and the right pixels, 0 to 1
@@ -157,9 +159,7 @@ class _SampleAndSum(torch.autograd.Function):
     """Saves the values, positions and weights; rows and shares, four times as large, are made again in backward."""
 
     @staticmethod
-    def forward(
-        ctx: Any, values: Tensor, x: Tensor, y: Tensor, weights: Tensor, shapes: Sequence[Shape]
-    ) -> Tensor:
+    def forward(ctx: Any, values: Tensor, x: Tensor, y: Tensor, weights: Tensor, shapes: Sequence[Shape]) -> Tensor:
         table = _bordered(values, shapes)
         ctx.points, ctx.shapes = Points.of(values, shapes, weights), shapes
         ctx.save_for_backward(table, x, y, weights)
