@@ -60,8 +60,6 @@ class Corners(NamedTuple):
     """The four pixels around each of some points; all but the first two are (n, heads·levels·points)."""
 
     rows: Tensor  #: (n·heads, 4·levels·points) int32 of the table: upper left, upper right, lower left, lower right
-        Tensor  #: (n·heads, 4·levels·points) int32 rows of the table: upper left, upper right, lower left, lower right
-    )
     shares: Tensor  #: of the same shape, what each row counts
     first: Tensor  #: int32 rows of the upper left pixels
     to_right: Tensor  #: position between the left and the right pixels, 0 to 1
