@@ -110,6 +110,13 @@ def build_model(recipe: Recipe) -> DinoSegForSemanticSegmentation:
         palette=recipe.evaluation.palette,
         **fields,
     )
+    if recipe.training.get("gradient_checkpointing") and not any(
+        hasattr(module, "gradient_checkpointing") for module in model.modules()
+    ):
+        raise RunError(
+            f"training.gradient_checkpointing: neither transformers' {type(model.backbone.model).__name__} nor head "
+            f"{recipe.model.head} can; take it out, and use training.gradient_accumulation_steps."
+        )
     if recipe.model.init_head_from:
         init_head_from(model, recipe.model.init_head_from)
     tune = recipe.model

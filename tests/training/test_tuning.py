@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from hf_dinoseg import DinoSegForSemanticSegmentation
+from hf_dinoseg import DinoSegForSemanticSegmentation, load_recipe
+from hf_dinoseg.objects import build_model
 from hf_dinoseg.training import RunError, apply_tuning, parameter_groups
 from hf_dinoseg.training.tuning import backbone_blocks, block_depths
 
@@ -106,3 +107,13 @@ def test_layer_decay_gives_each_block_its_rate():
 def test_more_blocks_than_there_are():
     with pytest.raises(RunError, match="has 4 blocks"):
         apply_tuning(_model(VIT), "last_k", last_blocks=5)
+
+
+def test_a_backbone_that_cannot_checkpoint_gradients_says_so(tmp_path, write_tiny_recipe):
+    path = write_tiny_recipe(tmp_path)
+    convnext = "{model_type: dinov3_convnext, hidden_sizes: [8, 16, 24, 32], depths: [1, 1, 1, 1]}"
+    asked = ["training.gradient_checkpointing=true"]
+    with pytest.raises(RunError, match="gradient_checkpointing: neither .*DINOv3ConvNextBackbone nor head linear"):
+        build_model(load_recipe(path, [f"model.backbone={convnext}", "model.head=linear", *asked]))
+    build_model(load_recipe(path, [f"model.backbone={convnext}", *asked]))
+    build_model(load_recipe(path, ["model.head=linear", *asked]))
