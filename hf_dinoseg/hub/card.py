@@ -62,6 +62,7 @@ def model_card(
     base_model: str | None = None,
     license: str | None = None,
     panel: str | None = None,
+    curves: str | None = None,
 ) -> str:
     """Write the card.
 
@@ -72,7 +73,7 @@ def model_card(
         base_model: Hub id of the backbone. None takes the recipe's, if that is a Hub id.
         license: identifier of the checkpoint's licence. None takes the recipe's `hub.license`, and where that is null
             `default_license`.
-        panel: a picture to show, as a path inside the checkpoint folder.
+        panel, curves: pictures to show, as paths inside the checkpoint folder.
 
     Returns:
         Markdown that begins with the metadata that the Hub reads.
@@ -111,6 +112,7 @@ def model_card(
         dataset_name=dataset,
         num_labels=space.num_labels,
         panel=panel,
+        curves=curves,
         labels=_label_rows(space),
         zero_text=_zero_text(space),
         void_text=_void_text(space, recipe["evaluation"].get("background_threshold")),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..metrics import without_nan
+from ..visualize import CURVES_FILE
 from .card import model_card
 
 METRICS_FILE = "metrics.json"
@@ -20,7 +21,7 @@ CARD_FILE = "README.md"
 def describe(
     folder: Path, label_space: Mapping[str, Any], recipe: Mapping[str, Any], metrics: Mapping[str, Any]
 ) -> None:
-    """Write the metrics, and a card that shows the first picture of the last evaluation.
+    """Write the metrics, and a card that shows the first picture of the last evaluation, and the training's curves.
 
     Args:
         folder: the checkpoint folder.
@@ -31,7 +32,8 @@ def describe(
     write_json(folder / METRICS_FILE, metrics)
     pictures = last_panels(folder)
     panel = pictures[0].relative_to(folder).as_posix() if pictures else None
-    card = model_card(label_space, metrics, recipe, panel=panel)
+    curves = CURVES_FILE if (folder / CURVES_FILE).is_file() else None
+    card = model_card(label_space, metrics, recipe, panel=panel, curves=curves)
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
 
 

@@ -18,6 +18,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from ..recipe import load_recipe
+from ..visualize import CURVES_FILE
 from .describe import CARD_FILE, METRICS_FILE, describe, last_panels
 from .push_errors import TOKENS, PushError, explained
 
@@ -27,7 +28,7 @@ RECIPE_FILE = "recipe.yaml"
 #: Files at the top of a checkpoint folder that are shared: weights, configs, the model's code, and what describes them.
 SHARED = (
     *("model*.safetensors", "model.safetensors.index.json", "*config.json", "*.py"),
-    *(CARD_FILE, METRICS_FILE, RECIPE_FILE, "LICENSE*"),
+    *(CARD_FILE, METRICS_FILE, RECIPE_FILE, CURVES_FILE, "LICENSE*"),
 )
 MODEL_TYPE = "dinoseg"
 

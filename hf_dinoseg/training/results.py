@@ -15,8 +15,9 @@ import torch
 from ..data import EvalDataset, collate_eval, read_image, zero_is_void
 from ..inference import predict_best
 from ..labels import LabelSpace
-from ..visualize import ReportPicture, render_report, save_confusion
+from ..visualize import CURVES_FILE, ReportPicture, render_report, save_confusion, save_curves
 from .evaluation import whole_on_each_process, without_autocast
+from .showing import CONFUSION_FILE
 
 if TYPE_CHECKING:
     from .trainer import DinoSegTrainer
@@ -35,7 +36,8 @@ def versions() -> dict[str, str]:
 def write_results(
     folder: Path, trainer: DinoSegTrainer, dataset: EvalDataset, metrics: Mapping[str, Any], title: str, recipe: str
 ) -> None:
-    """Write `per_class.csv`, `per_image.csv`, `confusion.png` and `report.html` of the last evaluation.
+    """Write `per_class.csv`, `per_image.csv`, `confusion.png` and `report.html` of the last evaluation, and after a
+    training its `curves.png`.
 
     Called by all processes; the first writes.
 
@@ -70,7 +72,8 @@ def _write(
             writer.writerow(
                 [dataset.ids[int(row["index"])], *(_figure(row[key]) for key in ("mean_iou", "overall_accuracy"))]
             )
-    save_confusion(counts, space, folder / "confusion.png")
+    save_confusion(counts, space, folder / CONFUSION_FILE)
+    save_curves(trainer.state.log_history, folder / CURVES_FILE)
     labelled = [row for row in images if not math.isnan(row["mean_iou"])]
     if len(labelled) > _PICTURES:
         labelled = labelled[: _PICTURES - _PICTURES // 2] + labelled[-(_PICTURES // 2) :]

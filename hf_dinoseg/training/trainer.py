@@ -35,6 +35,7 @@ from .errors import RunError
 from .evaluation import StreamedMetrics, average_buffers, picture_counts, whole_on_each_process, without_autocast
 from .panel_writer import PanelWriter
 from .rates import RatesTrainer
+from .showing import show_evaluation
 from .step_log import StepLog
 
 logger = logging.getLogger(__name__)
@@ -281,7 +282,7 @@ class DinoSegTrainer(RatesTrainer):
         metric_key_prefix: str = "eval",
         panel_folder: Path | None = None,
     ) -> dict[str, float]:
-        """As `Trainer.evaluate`; also logs a table of classes and draws panels.
+        """As `Trainer.evaluate`; also logs a table of classes, draws panels, and shows them: see `show_evaluation`.
 
         Args:
             panel_folder: where the panels go; None means `output_dir/panels/step-<step>`.
@@ -304,6 +305,7 @@ class DinoSegTrainer(RatesTrainer):
                 self.streamed.summary["num_images"],
                 per_class_table(self.streamed.matrix, self.label_space),
             )
+            show_evaluation(self, folder)
         return metrics
 
     def prediction_step(

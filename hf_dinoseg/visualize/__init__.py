@@ -5,8 +5,10 @@ from .overlay import color_picture, overlay
 from .palette import VOID_COLOR, Palette, class_colors, colorize, palette_image, with_palette
 from .panels import image_of_panel, legend, panel, save_panel
 from .report import ReportPicture, render_report
+from .training_curves import CURVES_FILE, save_curves
 
 __all__ = [
+    "CURVES_FILE",
     "VOID_COLOR",
     "Palette",
     "ReportPicture",
@@ -20,6 +22,7 @@ __all__ = [
     "panel",
     "render_report",
     "save_confusion",
+    "save_curves",
     "save_panel",
     "with_palette",
 ]
