@@ -8,6 +8,7 @@ rotation one affine warp.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ from .color import change_colors, color_matrix
 
 _CROP_TRIES = 10
 Matrix = tuple[float, float, float, float, float, float]
+Picture = Image.Image | Callable[[int], Image.Image]
+"""RGB, (W, H); or what reads it once it is known how many of its upper rows are wanted, and may leave off the others."""
 
 
 class Box(NamedTuple):
@@ -34,7 +37,7 @@ class Sample(NamedTuple):
     """What training wants of one picture."""
 
     pixels: torch.Tensor  # (3, S, S) uint8
-    labels: np.ndarray  # (S, S), of the label map's type
+    labels: torch.Tensor  # (S, S) uint8 or int32
     class_labels: np.ndarray  # (N,) int64, the classes present, ascending
 
 
@@ -107,13 +110,13 @@ class TrainTransform:
             (crop_size, crop_size, 3) uint8 pixels and (crop_size, crop_size) label map of `label_map`'s type.
         """
         sample = self.sample(image, label_map, rng, focus)
-        return sample.pixels.permute(1, 2, 0).numpy(), sample.labels
+        return sample.pixels.permute(1, 2, 0).numpy(), sample.labels.numpy().astype(label_map.dtype, copy=False)
 
     def sample(
-        self, image: Image.Image, label_map: np.ndarray, rng: np.random.Generator, focus: int | None = None
+        self, image: Picture, label_map: np.ndarray, rng: np.random.Generator, focus: int | None = None
     ) -> Sample:
         """The same with channels first, and with the classes that were counted on the way."""
-        if image.size != label_map.shape[::-1]:
+        if isinstance(image, Image.Image) and image.size != label_map.shape[::-1]:
             raise ValueError(f"the picture is {image.size} (width, height), its label map {label_map.shape[::-1]}.")
         scale = rng.uniform(*self.scale)
         angle = math.radians(rng.uniform(-self.rotation, self.rotation)) if self.rotation else 0.0
@@ -121,11 +124,13 @@ class TrainTransform:
         mirrored = self.flip and rng.random() < 0.5
         upside_down = self.vertical_flip and rng.random() < 0.5
         colors = color_matrix(rng) if self.photometric else None
+        if not isinstance(image, Image.Image):
+            image = image(reach(x, y, angle, self.crop_size, label_map.shape)[3] if angle else y.stop)
         pixels = self._turned(image, x, y, angle, colors) if angle else self._resized(image, x, y, colors)
-        if turned_over := [axis for axis, flipped in ((1, upside_down), (2, mirrored)) if flipped]:
-            pixels = pixels.flip(turned_over)
-        step = np.s_[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
-        return Sample(pixels, np.ascontiguousarray(labels[step]), np.flatnonzero(counts))
+        shown = label_tensor(labels)
+        if turned_over := [axis for axis, flipped in ((-2, upside_down), (-1, mirrored)) if flipped]:
+            pixels, shown = pixels.flip(turned_over), shown.flip(turned_over)
+        return Sample(pixels, shown, np.flatnonzero(counts))
 
     # ------------------------------------------------------------------ where
 
@@ -188,9 +193,8 @@ class TrainTransform:
     def _resized(self, image: Image.Image, x: Box, y: Box, colors: tuple[float, ...] | None) -> torch.Tensor:
         kept = box_pixels(image, x, y)
         if kept.shape[:2] != (y.length, x.length):
-            pixels = resize_bilinear(kept, y.length, x.length)[:3]
-        else:
-            pixels = kept[..., :3].permute(2, 0, 1).clone(memory_format=torch.contiguous_format)
+            kept = resize_bilinear(kept, y.length, x.length)
+        pixels = kept.permute(2, 0, 1)[:3].clone(memory_format=torch.contiguous_format)
         if colors is not None:
             pixels = change_colors(pixels, colors)
         if pixels.shape[1:] == (self.crop_size, self.crop_size):
@@ -258,19 +262,20 @@ def box_pixels(image: Image.Image, x: Box, y: Box) -> torch.Tensor:
     https://pillow.readthedocs.io/en/stable/reference/arrow_support.html
     """
     try:
-        whole = torch.from_dlpack(pyarrow.array(image).flatten()).view(image.height, image.width, -1)
+        whole = torch.from_dlpack(pyarrow.array(image).values).view(image.height, image.width, -1)
     except (TypeError, ValueError):
         return torch.from_numpy(np.array(image.crop((x.start, y.start, x.stop, y.stop))))
     return whole[y.start : y.stop, x.start : x.stop]
 
 
 def resize_bilinear(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """(H, W, C) to (C, height, width) uint8, bilinear, averaging where it shrinks: as `Image.resize`, by torch, which
-    has it vectorised and takes a third of the time."""
+    """(H, W, C) to (height, width, C) uint8, bilinear, averaging where it shrinks: as `Image.resize`, by torch, which
+    has it vectorised for four channels that lie together."""
+    batch = pixels[None].permute(0, 3, 1, 2)  # in this order, or torch no longer sees how the channels lie
     resized: torch.Tensor = torch.nn.functional.interpolate(
-        pixels.permute(2, 0, 1)[None], (height, width), mode="bilinear", align_corners=False, antialias=True
+        batch, (height, width), mode="bilinear", align_corners=False, antialias=True
     )
-    return resized[0].contiguous()
+    return resized[0].permute(1, 2, 0)
 
 
 def mean_color(image: Image.Image) -> tuple[int, ...]:
@@ -286,12 +291,20 @@ def crop_nearest(label_map: np.ndarray, x: Box, y: Box) -> np.ndarray:
     kept = label_map[y.start : y.stop, x.start : x.stop]
     if kept.shape == (y.length, x.length):
         return np.array(kept)  # whoever gets it may write to it
-    return np.take(kept[_middles(y)], _middles(x), axis=1)
+    rows, columns = _middles(y), _middles(x)
+    if len(kept) < y.length:  # columns cost more than rows: of as few rows as may be
+        return np.take(kept, columns, axis=1)[rows]
+    return np.take(kept[rows], columns, axis=1)
 
 
 def _middles(axis: Box) -> np.ndarray:
     """The source pixel, counted from the box's start, under the middle of each output pixel."""
     return (2 * np.arange(axis.length) + 1) * (axis.stop - axis.start) // (2 * axis.length)
+
+
+def label_tensor(label_map: np.ndarray) -> torch.Tensor:
+    """(H, W) uint8, or int32 for maps of more than 255 classes: torch does little with uint16."""
+    return torch.from_numpy(label_map if label_map.dtype == np.uint8 else label_map.astype(np.int32))
 
 
 def count_classes(labels: np.ndarray, ignore_index: int) -> np.ndarray:

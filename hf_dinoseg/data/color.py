@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 _BLOCK = 1 << 16  # pixels
+_LUMA = (0.299, 0.587, 0.114)
 
 
 def color_matrix(rng: np.random.Generator) -> tuple[float, ...] | None:
@@ -22,14 +23,12 @@ def color_matrix(rng: np.random.Generator) -> tuple[float, ...] | None:
     Returns:
         12 numbers, or None when no change was drawn.
     """
-    chances = rng.random(4) < 0.5
-    draws = rng.uniform(-1, 1, 4)
-    if not chances.any():
+    chances = [chance < 0.5 for chance in rng.random(4).tolist()]
+    draws = rng.uniform(-1, 1, 4).tolist()
+    if not any(chances):
         return None
-    brightness, contrast, saturation, hue = np.where(chances, draws, 0.0)
-    linear = hue_matrix(hue * 18 / 255) @ saturation_matrix(1 + saturation / 2) * (1 + contrast / 2)
-    offset = linear @ np.full(3, brightness * 32)
-    return tuple(float(v) for v in np.column_stack([linear, offset]).ravel())
+    brightness, contrast, saturation, hue = (draw if drawn else 0.0 for draw, drawn in zip(draws, chances, strict=True))
+    return jitter_matrix(brightness * 32, 1 + contrast / 2, 1 + saturation / 2, hue * 18 / 255)
 
 
 def change_colors(pixels: torch.Tensor, matrix: Sequence[float]) -> torch.Tensor:
@@ -48,15 +47,23 @@ def change_colors(pixels: torch.Tensor, matrix: Sequence[float]) -> torch.Tensor
     return torch.from_numpy(changed).view(pixels.shape)
 
 
-def saturation_matrix(factor: float) -> np.ndarray:
-    """3×3: every colour moved to `factor` times its distance from the grey of the same luma (ITU-R BT.601)."""
-    luma = np.array([0.299, 0.587, 0.114])
-    return factor * np.eye(3) + (1 - factor) * np.outer(np.ones(3), luma)
+def jitter_matrix(brightness: float, contrast: float, saturation: float, hue: float) -> tuple[float, ...]:
+    """Four changes, one after the other, as a 3×4 matrix, row by row.
 
+    In plain numbers, for whole arrays of three cost more than all their sums here.
 
-def hue_matrix(turn: float) -> np.ndarray:
-    """3×3: rotation of RGB about the grey axis by `turn` full turns (Rodrigues); a third makes red green."""
-    angle = 2 * math.pi * turn
+    Args:
+        brightness: added to each value.
+        contrast: factor of each value.
+        saturation: every colour moves to this many times its distance from the grey of the same luma (ITU-R BT.601).
+        hue: full turns of RGB about the grey axis (Rodrigues); a third makes red green.
+    """
+    angle = 2 * math.pi * hue
     even, odd = (1 - math.cos(angle)) / 3, math.sin(angle) / math.sqrt(3)
     same, before, after = math.cos(angle) + even, even - odd, even + odd
-    return np.array([[same, before, after], [after, same, before], [before, after, same]])
+    matrix = []
+    for turned in ((same, before, after), (after, same, before), (before, after, same)):
+        # The grey that saturation moves a colour towards is left as it is by the turn that follows.
+        matrix += [contrast * (saturation * t + (1 - saturation) * luma) for t, luma in zip(turned, _LUMA, strict=True)]
+        matrix.append(contrast * brightness)  # a grey, which neither hue nor saturation changes
+    return tuple(matrix)

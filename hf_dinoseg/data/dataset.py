@@ -14,23 +14,16 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ..labels import LabelSpace
-from .augment import TrainTransform
+from .augment import Picture, TrainTransform, label_tensor
 from .draws import WeightedDraws
 from .errors import DataError
-from .masks import MAX_PIXELS, cell_name, read_image, read_label_map, read_mask
+from .masks import MAX_PIXELS, cell_name, read_image, read_label_map, read_mask, read_upper
 from .rare import RareClassCrops
 from .sources.mixture import WEIGHT
 from .targets import OnBadSample, Skipped
 from .zero import zero_is_void, zero_mask
 
 _RARE = 1  # keeps the draws of rare classes apart from those of crops
-
-
-def _label_tensor(label_map: np.ndarray) -> torch.Tensor:
-    """(H, W) uint8, or int32 for maps of more than 255 classes: torch does little with uint16."""
-    if label_map.dtype != np.uint8:
-        label_map = label_map.astype(np.int32)
-    return torch.from_numpy(label_map)
 
 
 def sample_keys(ids: Iterable[str]) -> list[int]:
@@ -51,7 +44,7 @@ def sample_key(name: str, copy: int = 0) -> int:
 
 def training_item(
     transform: TrainTransform,
-    image: Image.Image,
+    image: Picture,
     label_map: np.ndarray,
     seed: Sequence[int],
     focus: int | None = None,
@@ -59,7 +52,7 @@ def training_item(
     """One training sample. Every way of reading data ends here.
 
     Args:
-        image: upright RGB.
+        image: upright RGB, or what reads it down to a row.
         label_map: (H, W) train ids.
         seed: decides the augmentation.
         focus: a class that the crop is placed about.
@@ -69,7 +62,7 @@ def training_item(
         present.
     """
     pixels, labels, classes = transform.sample(image, label_map, np.random.default_rng(seed), focus)
-    return {"pixel_values": pixels, "labels": _label_tensor(labels), "class_labels": torch.from_numpy(classes)}
+    return {"pixel_values": pixels, "labels": labels, "class_labels": torch.from_numpy(classes)}
 
 
 class SegmentationDataset(Dataset[dict[str, Any]]):
@@ -147,8 +140,12 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
     def _item(self, place: int, seed: Sequence[int], focus: int | None) -> dict[str, Any]:
         row = self.dataset[place]
-        image, label_map = read_image(row["image"], self.max_pixels), read_label_map(row["label_map"])
-        return {"index": place, **training_item(self.transform, image, label_map, seed, focus)}
+        label_map = read_label_map(row["label_map"])
+
+        def read(rows: int) -> Image.Image:
+            return read_upper(row["image"], rows, label_map.shape[::-1], self.max_pixels)
+
+        return {"index": place, **training_item(self.transform, read, label_map, seed, focus)}
 
 
 class EvalDataset(Dataset[dict[str, Any]]):
@@ -210,6 +207,6 @@ class EvalDataset(Dataset[dict[str, Any]]):
         return {
             "index": index,
             "pixel_values": processed["pixel_values"][0],
-            "labels": _label_tensor(read_label_map(row["label_map"])),
+            "labels": label_tensor(read_label_map(row["label_map"])),
             **noted,
         }

@@ -12,6 +12,7 @@ import struct
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pyarrow
@@ -19,11 +20,13 @@ from PIL import Image, ImageOps
 
 from .arrays import Cell, cell_name, is_npy, read_npy
 from .errors import DataError, TooLargeError
+from .jpeg import upper_part
 
 #: pictures and masks of more pixels are refused unless asked for: half a gigabyte as RGB
 MAX_PIXELS = 180_000_000
 
 _ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 exchange width and height
+_CONTEXT = 2  # rows below a JPEG's last wanted one that its colours are interpolated from
 _GREY_STEP = {"L;2": 85, "L;4": 17}  # Pillow stretches 2- and 4-bit greys to 0..255: undone, or id 3 would read as 255
 _LABEL_HEADER = struct.Struct("<BII")  # bytes a pixel, height, width
 _ZSTD = pyarrow.Codec("zstd", 1)
@@ -131,6 +134,48 @@ def read_image(cell: Cell, max_pixels: int = MAX_PIXELS) -> Image.Image:
                 f"{cell_name(cell)}: holds floating-point pixels, whose range is not known. Convert it to 8 bits."
             )
         return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def read_upper(cell: Cell, rows: int, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The upper rows of a picture whose size is known, as `read_image` gives them: of an upright JPEG no more is decoded
+    than asked for, which saves up to all of the time; of anything else the whole comes.
+
+    Args:
+        cell: the file.
+        rows: how many are wanted, counted from the top of the upright picture.
+        size: (width, height) of the upright picture.
+        max_pixels: larger pictures are refused.
+
+    Returns:
+        An RGB picture as wide as `size` says, of `rows` or more rows.
+
+    Raises:
+        DataError: as `read_image`; also if the picture is of another size.
+    """
+    width, height = size
+    if rows + _CONTEXT < height and width * height <= max_pixels:
+        if (upper := upper_part(_file_bytes(cell), rows + _CONTEXT, height)) is not None:
+            with _opened({"path": cell_name(cell), "bytes": upper}, max_pixels) as image:
+                if image.width == width and image.getexif().get(_ORIENTATION, 1) == 1:
+                    image.load()
+                    return image if image.mode == "RGB" else image.convert("RGB")
+    image = read_image(cell, max_pixels)
+    if image.size != size:
+        raise DataError(
+            f"{cell_name(cell)} is {image.width}×{image.height} (width×height), but was {width}×{height} when its mask "
+            "was prepared. Leave files alone while a run uses them, and start it again."
+        )
+    return image
+
+
+def _file_bytes(cell: Cell) -> bytes:
+    """What the file holds; nothing where it cannot be read, which is for others to say."""
+    data = cell.get("bytes") if isinstance(cell, Mapping) else None
+    path = cell.get("path") if isinstance(cell, Mapping) else cell
+    try:
+        return Path(path).read_bytes() if data is None and path is not None else bytes(data or b"")
+    except OSError:
+        return b""
 
 
 def read_mask(cell: Cell, encoding: str = "index", max_pixels: int = MAX_PIXELS) -> np.ndarray:

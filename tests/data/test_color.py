@@ -8,17 +8,25 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
-from hf_dinoseg.data.color import change_colors, color_matrix, hue_matrix, saturation_matrix
+from hf_dinoseg.data.color import change_colors, color_matrix, jitter_matrix
+
+
+def linear(**change: float) -> np.ndarray:
+    """3×3, of a change that moves no black."""
+    matrix = np.reshape(jitter_matrix(**{"brightness": 0, "contrast": 1, "saturation": 1, "hue": 0, **change}), (3, 4))
+    assert (matrix[:, 3] == 0).all()
+    return matrix[:, :3]
 
 
 def test_hue_matrix_turns_red_to_green_to_blue_and_keeps_greys() -> None:
-    assert np.allclose(hue_matrix(0), np.eye(3))
-    assert np.allclose(hue_matrix(1 / 3) @ [1, 0, 0], [0, 1, 0])
-    assert np.allclose(hue_matrix(1 / 3) @ [0, 1, 0], [0, 0, 1])
+    assert np.allclose(linear(hue=0), np.eye(3))
+    assert np.allclose(linear(hue=1 / 3) @ [1, 0, 0], [0, 1, 0])
+    assert np.allclose(linear(hue=1 / 3) @ [0, 1, 0], [0, 0, 1])
     for turn in (-0.07, 0.03, 0.4):
-        assert np.allclose(hue_matrix(turn) @ np.full(3, 0.6), 0.6)
-        turned = hue_matrix(turn) @ [0.6, 0.4, 0.4]  # pale: HSV's hexagon and the circle nearly agree
+        assert np.allclose(linear(hue=turn) @ np.full(3, 0.6), 0.6)
+        turned = linear(hue=turn) @ [0.6, 0.4, 0.4]  # pale: HSV's hexagon and the circle nearly agree
         if abs(turn) < 0.1:
             assert abs((colorsys.rgb_to_hsv(*turned)[0] - turn + 0.5) % 1 - 0.5) < 0.01
 
@@ -26,9 +34,18 @@ def test_hue_matrix_turns_red_to_green_to_blue_and_keeps_greys() -> None:
 def test_saturation_matrix_keeps_luma_and_scales_the_distance_from_grey() -> None:
     color = np.array([200.0, 50.0, 120.0])
     luma = 0.299 * 200 + 0.587 * 50 + 0.114 * 120
-    assert np.allclose(saturation_matrix(0) @ color, luma)
-    assert np.allclose(saturation_matrix(1) @ color, color)
-    assert np.allclose(saturation_matrix(1.5) @ color, luma + 1.5 * (color - luma))
+    assert np.allclose(linear(saturation=0) @ color, luma)
+    assert np.allclose(linear(saturation=1) @ color, color)
+    assert np.allclose(linear(saturation=1.5) @ color, luma + 1.5 * (color - luma))
+
+
+def test_changes_follow_one_another_as_brightness_contrast_saturation_hue() -> None:
+    color = np.array([30.0, 90.0, 170.0])
+    expected = (color + 20) * 1.3
+    luma = expected @ [0.299, 0.587, 0.114]
+    expected = luma + 0.6 * (expected - luma)
+    expected = Rotation.from_rotvec(2 * np.pi * 0.04 * np.ones(3) / np.sqrt(3)).apply(expected)
+    assert np.allclose(np.reshape(jitter_matrix(20, 1.3, 0.6, 0.04), (3, 4)) @ [*color, 1], expected)
 
 
 def test_colour_changes_stay_in_range_and_are_each_drawn_half_of_the_time() -> None:
