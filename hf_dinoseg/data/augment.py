@@ -21,7 +21,7 @@ from .color import change_colors, color_matrix
 _CROP_TRIES = 10
 Matrix = tuple[float, float, float, float, float, float]
 Picture = Image.Image | Callable[[int], Image.Image]
-"""RGB, (W, H); or what reads it once it is known how many of its upper rows are wanted, and may leave off the others."""
+"""RGB, (W, H); or what reads it once it is known how many of its upper rows are wanted, and may leave off the rest."""
 
 
 class Box(NamedTuple):

@@ -137,8 +137,8 @@ def read_image(cell: Cell, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def read_upper(cell: Cell, rows: int, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The upper rows of a picture whose size is known, as `read_image` gives them: of an upright JPEG no more is decoded
-    than asked for, which saves up to all of the time; of anything else the whole comes.
+    """The upper rows of a picture whose size is known, as `read_image` gives them: an upright JPEG is decoded no
+    further than asked, anything else whole.
 
     Args:
         cell: the file.
@@ -150,7 +150,8 @@ def read_upper(cell: Cell, rows: int, size: tuple[int, int], max_pixels: int = M
         An RGB picture as wide as `size` says, of `rows` or more rows.
 
     Raises:
-        DataError: as `read_image`; also if the picture is of another size.
+        DataError: as `read_image`, but a file cut short below the wanted rows is not noticed (`upright_size` notices);
+            also if the picture is of another size.
     """
     width, height = size
     if rows + _CONTEXT < height and width * height <= max_pixels:
