@@ -1,13 +1,20 @@
 """Model speed: the Mask2Former head against transformers' two modules, and whole models against their backbone.
 
-    python benchmarks/bench_model.py [--rounds 5] [--threads 1] [--only head|whole] [--bf16]
+    python benchmarks/bench_model.py [--rounds 5] [--threads 1] [--device cpu] [--only head|whole|labels]
+                                     [--checkpoint DIR --images FOLDER]
 
 Head: features of a ViT-S for 2 images of 512², width 384, hidden 256, 8 heads, feed-forward 1024 and 2048, 6 + 9
 layers, 100 queries, the same random weights and inputs on both sides. Inference asks for the final prediction only, of
 both; transformers' module makes the masks of every layer all the same. Backward starts from given gradients of all ten
-predictions, so that no loss is measured along. Rounds alternate between the two; figures are medians. Peak memory is
-the growth of a fresh process's resident size over its size with weights and inputs in place.
+predictions, so that no loss is measured along. Rounds alternate between the two, and ours under bf16 autocast, which
+is compared with transformers' in fp32; figures are medians.
+Peak memory is that of one pass in a new process that inherits no peak: the kernel's high-water mark of the resident
+size (VmHWM), set back once weights and inputs are in place, less the resident size then. Freed blocks above 64 KiB go
+back to the system at once (MALLOC_MMAP_THRESHOLD_), on both sides, so that the mark follows what is held. On an
+accelerator it is the allocator's own peak.
 Whole models: ViT-S, random weights, one image of 512².
+Labels: a trained checkpoint's label maps under bf16 autocast against its own in fp32, whole images at their original
+size. It needs photographs and a checkpoint, so it is made only where both are given.
 """
 
 from __future__ import annotations
@@ -38,8 +45,13 @@ from transformers import (
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder, Mask2FormerTransformerModule
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from hf_dinoseg.data.masks import read_image  # noqa: E402
 from hf_dinoseg.hub.convert import convert_mask2former_state_dict  # noqa: E402
-from hf_dinoseg.models import DinoSegForSemanticSegmentation  # noqa: E402
+from hf_dinoseg.models import (  # noqa: E402
+    DinoSegForSemanticSegmentation,
+    DinoSegImageProcessor,
+    semantic_label_map,
+)
 from hf_dinoseg.models.outputs import Frame  # noqa: E402
 
 WIDTH, SIZE, BATCH, CLASSES = 384, 512, 2, 20
@@ -187,7 +199,8 @@ def head_table(args: argparse.Namespace, device: torch.device) -> None:
     print("| Mask2Former head | transformers s | ours s | times faster | transformers MiB | ours MiB | share |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for mode in MODES:
-        time_of = medians({side: make_step(side, mode, device) for side in SIDES}, args.rounds, device)
+        steps = {side: make_step(side, mode, device) for side in SIDES}
+        time_of = medians({**steps, "bf16": make_step("ours", mode, device, bf16=True)}, args.rounds, device)
         peak = {side: memory(side, mode, args) for side in SIDES}
         print(
             f"| {mode}, fp32 | {time_of['transformers']:.3f} | {time_of['ours']:.3f} "
@@ -195,10 +208,30 @@ def head_table(args: argparse.Namespace, device: torch.device) -> None:
             f"| {peak['ours'] / peak['transformers']:.2f} |",
             flush=True,
         )
-        if args.bf16:
-            half = medians({"ours": make_step("ours", mode, device, bf16=True)}, args.rounds, device)["ours"]
-            ratio = time_of["transformers"] / half
-            print(f"| {mode}, ours bf16 autocast | {time_of['transformers']:.3f} | {half:.3f} | {ratio:.2f} | | | |")
+        theirs, half = time_of["transformers"], time_of["bf16"]
+        print(f"| {mode}, ours bf16 autocast | {theirs:.3f} | {half:.3f} | {theirs / half:.2f} | | | |", flush=True)
+
+
+def label_table(args: argparse.Namespace, device: torch.device) -> None:
+    model = DinoSegForSemanticSegmentation.from_pretrained(args.checkpoint).to(device).eval()
+    processor = DinoSegImageProcessor.from_pretrained(args.checkpoint)
+    shares = []
+    for path in sorted(p for p in args.images.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png")):
+        image = read_image(str(path))
+        pixel_values = processor(images=image, return_tensors="pt")["pixel_values"].to(device)
+        maps = []
+        for autocast in (nullcontext(), torch.autocast(device.type, torch.bfloat16)):
+            with torch.no_grad(), autocast:
+                output = model(pixel_values)
+            maps.append(semantic_label_map(output, (image.height, image.width)))
+        shares.append(100 * float((maps[0] == maps[1]).float().mean()))
+        if len(shares) == args.limit:
+            break
+    if not shares:
+        raise SystemExit(f"{args.images}: no .jpg or .png there; give a folder of photographs.")
+    print("\n| equal labels, bf16 autocast against fp32 | images | mean % | lowest % |")
+    print("| --- | --- | --- | --- |")
+    print(f"| {model.config.head} | {len(shares)} | {statistics.mean(shares):.3f} | {min(shares):.3f} |")
 
 
 def whole_table(args: argparse.Namespace, device: torch.device) -> None:
@@ -237,10 +270,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", choices=["head", "whole"])
-    parser.add_argument("--bf16", action="store_true", help="also time ours under bf16 autocast")
+    parser.add_argument("--only", choices=["head", "whole", "labels"])
+    parser.add_argument("--checkpoint", type=Path, help="folder of a trained checkpoint, for the table of labels")
+    parser.add_argument("--images", type=Path, help="folder of photographs, for the table of labels")
+    parser.add_argument("--limit", type=int, default=20, help="the most photographs")
     parser.add_argument("--memory-of", nargs=2, metavar=("SIDE", "MODE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    labels = args.checkpoint is not None and args.images is not None
+    if not labels and (args.checkpoint or args.images or args.only == "labels"):
+        parser.error("equal labels need both --checkpoint and --images")
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     if args.memory_of:
@@ -249,10 +287,12 @@ def main() -> None:
     print(
         f"torch {torch.__version__}, transformers {transformers.__version__}, {args.device}, {args.threads} thread(s)"
     )
-    if args.only != "whole":
+    if args.only in (None, "head"):
         head_table(args, device)
-    if args.only != "head":
+    if args.only in (None, "whole"):
         whole_table(args, device)
+    if labels and args.only in (None, "labels"):
+        label_table(args, device)
 
 
 if __name__ == "__main__":
