@@ -118,7 +118,8 @@ def _check(segmenter: Segmenter, chosen: list[View], picture: str | os.PathLike[
     if any(view.scale != 1 for view in chosen):
         raise ValueError(
             f"{name} is predicted by strips, which is possible at its own size only; predict it without the scales "
-            f"{sorted({view.scale for view in chosen})} of test-time augmentation."
+            f"{sorted({view.scale for view in chosen})} of test-time augmentation: Segmenter.from_pretrained(…, "
+            "tta={}), or tta null under `inference` in the checkpoint's config.json."
         )
     if target.suffix.lower() != ".png":
         raise ValueError(f"{target}: label maps are saved as PNG, which keeps every id; name the file *.png.")

@@ -51,7 +51,8 @@ def panel(
         truth: (H, W) original ids, or None.
         prediction: (H, W) original ids.
         title: a line above, such as the picture's name; shortened where it does not fit.
-        note: said beside the heading of the prediction, such as what it does with background.
+        note: said beside the heading of the prediction, such as what it does with background; above all if it is too
+            long for that.
 
     Returns:
         An RGB image whose cells are at most 360 pixels high and 480 wide.
@@ -187,12 +188,18 @@ def _compose(cells: Sequence[tuple[str, Image.Image]], legend: Sequence[_Entry],
     line = round(font_size * 1.5)
     columns, entry_width = _columns(legend, font, width)
     rows = -(-len(legend) // columns)
-    top = _GAP + (line if title else 0)
+    above, cells = [title] if title else [], list(cells)
+    for place, (heading, picture) in enumerate(cells):
+        name, _, note = heading.partition(": ")
+        if note and font.getlength(heading) > slot:  # on a line of its own, where all of it can be read
+            above.append(heading)
+            cells[place] = (name, picture)
+    top = _GAP + len(above) * line
     below = top + line + cells[0][1].height + _GAP
     canvas = Image.new("RGB", (width, below + rows * line + _GAP), _PAPER)
     draw = ImageDraw.Draw(canvas)
-    if title:
-        draw.text((_GAP, _GAP), _shorten(title, font, width - 2 * _GAP), _INK, font)
+    for number, text in enumerate(above):
+        draw.text((_GAP, _GAP + number * line), _shorten(text, font, width - 2 * _GAP), _INK, font)
     left = _GAP
     first = cells[0][1]
     canvas.info[_IMAGE_BOX] = f"{left} {top + line} {left + first.width} {top + line + first.height}"

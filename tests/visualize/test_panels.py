@@ -127,3 +127,23 @@ def test_maps_of_another_size_are_refused():
         panel(image, None, np.zeros((4, 3), int), SPACE)
     with pytest.raises(ValueError, match="the truth has shape"):
         panel(image, np.zeros((4, 3), int), np.zeros((3, 4), int), SPACE)
+
+
+@pytest.mark.parametrize(("size", "own_line"), [((90, 160), False), ((90, 45), True)])
+def test_what_is_done_with_background_can_always_be_read(size, own_line, monkeypatch):
+    written: list[tuple[float, str]] = []
+    original = ImageDraw.ImageDraw.text
+
+    def note(self, xy, text, *args, **kwargs):
+        written.append((xy[1], text))
+        return original(self, xy, text, *args, **kwargs)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", note)
+    ids = np.zeros(size, np.uint8)
+    picture = panel(Image.new("RGB", size[::-1], (9, 9, 9)), ids, ids, SPACE, "eye 7", "background from the truth")
+    rows = {text: y for y, text in written}
+    assert "prediction: background from the truth" in rows
+    assert (rows["prediction: background from the truth"] < rows["image"]) == own_line
+    assert ("prediction" in rows) == own_line
+    left, top, right, bottom, *_ = map(int, picture.info["dinoseg:image"].split())
+    assert (np.asarray(picture)[top:bottom, left:right] == 9).all()
