@@ -36,7 +36,7 @@ from .objects import (
     prepare_splits,
 )
 from .recipe import Recipe, load_recipe
-from .training import DinoSegTrainer, RunError, check_processes
+from .training import DinoSegTrainer, RunError, built_whole, check_can_measure, check_processes
 from .training.results import versions, write_results
 from .training.run_folder import RECIPE_FILE, claim, inspect
 from .visualize import with_palette
@@ -78,7 +78,8 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
         streaming = recipe.data.streaming
         data, skipped = prepare_splits(recipe, DatasetDict(validation=source["validation"]) if streaming else source)
     left_out = len(skipped["validation"])
-    model, processor = build_model(recipe), build_processor(recipe)
+    with built_whole(args):
+        model, processor = build_model(recipe), build_processor(recipe)
     pushes = build_pushes(recipe) if args.process_index == 0 else None
     if args.process_index == 0:
         claim(folder, resume=resume, overwrite=overwrite)
@@ -171,6 +172,7 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
         folder = Path(output or scratch)
         args = build_training_arguments(recipe, output_dir=str(folder))
         check_processes(args)
+        check_can_measure(args)
         with args.main_process_first(desc="reading masks"):
             data, skipped = prepare_splits(recipe, DatasetDict(validation=build_source(recipe)["validation"]))
         dataset = build_eval_dataset(recipe, data["validation"], processor, len(skipped["validation"]))

@@ -6,7 +6,7 @@ from .evaluation import StreamedMetrics
 from .optim import parameter_groups
 from .panel_writer import PanelWriter
 from .preemption import Preempted
-from .processes import check_processes
+from .processes import built_whole, check_can_measure, check_processes
 from .trainer import DinoSegTrainer
 from .tuning import apply_tuning
 
@@ -18,6 +18,8 @@ __all__ = [
     "RunError",
     "StreamedMetrics",
     "apply_tuning",
+    "built_whole",
+    "check_can_measure",
     "check_processes",
     "parameter_groups",
 ]

@@ -61,15 +61,20 @@ def average_buffers(model: nn.Module) -> None:
 
 
 @contextmanager
-def whole_on_each_process(model: nn.Module) -> Iterator[None]:
-    """For FSDP: every process holds all weights within it. Pictures differ in their number of windows, and processes
-    that gather weights at each forward pass would wait for passes that others do not make."""
+def whole_on_each_process(model: nn.Module, engine: Any = None) -> Iterator[None]:
+    """For FSDP and ZeRO-3: every process holds all weights within it. Pictures differ in their number of windows, and
+    processes that gather weights at each forward pass would wait for passes that others do not make.
+
+    Args:
+        engine: DeepSpeed's, if it trains the model.
+    """
     sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for module in sharded:
         module.set_reshard_after_forward(False, recurse=False)
         module.unshard()
     try:
-        yield
+        with _gathered(model, engine):
+            yield
     finally:
         for module in sharded:
             module.reshard()
@@ -90,6 +95,22 @@ def without_autocast(model: nn.Module) -> Iterator[None]:
     finally:
         if wrapped is not None:
             model.forward = wrapped
+
+
+@contextmanager
+def _gathered(model: nn.Module, engine: Any) -> Iterator[None]:
+    division = getattr(getattr(engine, "optimizer", None), "parameter_offload", None)  # ZeRO-3 has it alone
+    if division is None:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(model.parameters())):
+        division.destroy()  # its hooks, which would divide each layer again after its forward pass
+        try:
+            yield
+        finally:
+            division.setup_zero_stage3_hooks()
 
 
 class StreamedMetrics:

@@ -56,6 +56,8 @@ class RatesTrainer(CheckpointingTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
         optimizer = optimizer or self.optimizer
+        while self.is_deepspeed_enabled and (inner := getattr(optimizer, "optimizer", None)) is not None:
+            optimizer = inner  # DeepSpeed's own lacks what schedules ask for; they share their groups
         if self.args.get_warmup_steps(num_training_steps) >= num_training_steps:
             self.args.warmup_steps = num_training_steps - 1  # polynomial decay divides by the steps that are left
         if self.lr_scheduler is None and optimizer is not None:

@@ -50,7 +50,7 @@ def write_results(
         metrics: what `metrics.json` holds.
         title, recipe: for the report.
     """
-    with whole_on_each_process(trainer.own_weights.model):
+    with whole_on_each_process(trainer.own_weights.model, trainer.deepspeed):
         if trainer.is_world_process_zero():
             _write(folder, trainer, dataset, metrics, title, recipe)
 
