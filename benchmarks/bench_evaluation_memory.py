@@ -20,10 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import TrainingArguments
 
 from hf_dinoseg import load_recipe
-from hf_dinoseg.objects import build_data, build_eval_dataset, build_inference, build_model, build_processor
+from hf_dinoseg.objects import (
+    build_data,
+    build_eval_dataset,
+    build_inference,
+    build_model,
+    build_processor,
+    build_training_arguments,
+)
 from hf_dinoseg.training import DinoSegTrainer
 
 DISTINCT = 20  # files; the others are links to them
@@ -90,7 +96,7 @@ def measure(args: argparse.Namespace, folder: Path) -> tuple[list[int], int]:
     dataset = build_eval_dataset(recipe, build_data(recipe)["validation"], processor, 0)
     trainer = Measured(
         build_model(recipe),
-        TrainingArguments(**recipe.training),
+        build_training_arguments(recipe),
         criterion=None,
         label_space=recipe.labels,
         inference=build_inference(recipe),

@@ -112,9 +112,7 @@ def check() -> None:
     """Rates of whole steps beside that of one large product, which is as fast as this machine gets."""
     square = torch.randn(2048, 2048)
     product = 2 * 2048**3 / seconds(lambda: square @ square)
-    print(
-        f"{torch.get_num_threads()} thread(s); product of 2048² matrices in fp32: {product / 1e9:.0f} GFLOP a core second\n"
-    )
+    print(f"{torch.get_num_threads()} thread(s); a product of 2048²: {product / 1e9:.0f} GFLOP a core second, fp32\n")
     print(
         "| ViT-S, one picture of 512², fp32 | counted GFLOP | core seconds | GFLOP a core second | of the product's |"
     )
