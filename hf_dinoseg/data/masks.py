@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow
 from PIL import Image, ImageOps
 
+from ..pictures import PictureError, unreadable, upright_rgb
 from .arrays import Cell, cell_name, is_npy, read_npy
 from .errors import DataError, TooLargeError
 from .jpeg import upper_part
@@ -90,15 +91,16 @@ def _opened(cell: Cell, max_pixels: int) -> Iterator[Image.Image]:
             yield image
     except (DataError, MemoryError):
         raise
+    except PictureError as error:
+        raise DataError(str(error)) from None
     except FileNotFoundError:
         raise DataError(f"{name}: no such file.") from None
     except Image.DecompressionBombError as error:  # a frame within that is larger than the head said
         raise DataError(f"{name}: refused, it would unpack to a size fit to exhaust memory. {error}") from error
     except Exception as error:  # Pillow's decoders raise many kinds on broken input; all of them mean the same here
-        reason = str(error).rstrip(".") or type(error).__name__
         raise DataError(
-            f"{name}: cannot be read as a picture ({reason}). The file is broken, truncated or of an unknown type; "
-            "restore it, or remove it together with its partner."
+            f"{name}: cannot be read as a picture ({unreadable(error)}). Restore or convert it, or remove it together "
+            "with its partner."
         ) from error
 
 
@@ -111,29 +113,14 @@ def _upright(image: Image.Image) -> Image.Image:
 def read_image(cell: Cell, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """An upright 8-bit RGB picture.
 
-    16-bit greys keep their upper byte; transparency is dropped; of several frames the first is taken.
+    See `pictures.upright_rgb` for what becomes of other kinds.
 
     Raises:
         DataError: naming the file, if it is missing, empty, broken, truncated, of more than `max_pixels`, or holds
             floating-point values.
     """
     with _opened(cell, max_pixels) as image:
-        image.load()
-        image = _upright(image)
-        if image.mode.startswith("I"):
-            values = np.asarray(image).astype(np.int64)
-            if values.size and not 0 <= values.min() <= values.max() <= 65535:
-                raise DataError(
-                    f"{cell_name(cell)}: pixel values run from {values.min()} to {values.max()}; pictures of 8 or 16 "
-                    "bits a channel are read. Convert it to one of these."
-                )
-            wide = image.mode != "I" or values.max(initial=0) > 255
-            image = Image.fromarray((values >> 8 if wide else values).astype(np.uint8))
-        elif image.mode == "F":
-            raise DataError(
-                f"{cell_name(cell)}: holds floating-point pixels, whose range is not known. Convert it to 8 bits."
-            )
-        return image if image.mode == "RGB" else image.convert("RGB")
+        return upright_rgb(image, cell_name(cell))
 
 
 def read_upper(cell: Cell, rows: int, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> Image.Image:

@@ -6,14 +6,15 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ..data.errors import DataError
 from ..data.masks import read_image, read_mask
 from ..labels import LabelSpace
+from ..visualize.fonts import fitting, label_font
 from ..visualize.overlay import hatch, tint
 from ..visualize.palette import void_mask
-from .histogram import UNKNOWN_COLOR, draw_histogram, fitting
+from .histogram import UNKNOWN_COLOR, draw_histogram
 from .report import Report, share_text
 from .survey import even_indices, raw_ids
 
@@ -54,9 +55,9 @@ def contact_sheet(
     histogram = draw_histogram(report.overview, label_space, width - 2 * _GAP)
     below = top + -(-len(tiles) // columns) * (tile[1] + _LINE + _GAP) + _GAP
     canvas = Image.new("RGB", (width, below + histogram.height + _GAP), _PAPER)
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=_FONT)
+    draw, font = ImageDraw.Draw(canvas), label_font(_FONT)
     title = f"{split}: {len(tiles)} of {len(rows)} pairs, with their masks as the recipe reads them"
-    draw.text((_GAP, _GAP), title, _INK, ImageFont.load_default(size=_TITLE))
+    draw.text((_GAP, _GAP), title, _INK, label_font(_TITLE))
     for number, (picture, caption) in enumerate(tiles):
         x = _GAP + number % columns * (tile[0] + _GAP)
         y = top + _GAP + number // columns * (tile[1] + _LINE + _GAP)
@@ -102,7 +103,7 @@ def _finish(picture: Image.Image, is_void: np.ndarray | None, caption: str, tile
         fitted.paste(Image.fromarray(hatch(fitted.height, fitted.width)), (0, 0), alpha)
     caption, _, note = caption.partition("\n")
     if note:
-        draw, font = ImageDraw.Draw(fitted), ImageFont.load_default(size=_FONT)
+        draw, font = ImageDraw.Draw(fitted), label_font(_FONT)
         note = fitting(note, font, fitted.width - 24)
         left, upper, right, lower = draw.textbbox((12, 12), note, font)
         draw.rectangle((left - 6, upper - 6, right + 6, lower + 6), _PAPER)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ..labels import Color, LabelSpace
 from ..visualize import class_colors
+from ..visualize.fonts import fitting, label_font
 from ..visualize.overlay import hatch
 from .report import share_text
 
@@ -18,7 +20,7 @@ UNKNOWN_COLOR: Color = (255, 0, 255)
 _FONT, _LINE, _GAP, _BETWEEN, _SWATCH = 16, 26, 12, 36, 18
 _PER_COLUMN, _NARROWEST = 16, 420  # lines of a column before a second one begins; width of a column
 _MOST_CLASSES = 64
-_FIGURE = 84  # room for a share
+_FIGURE = 92  # room for a share
 _LONGEST_NAME, _LONGEST_BAR = 260, 420
 _PAPER, _INK, _GREY, _RULE, _ALARM = (255, 255, 255), (25, 25, 25), (105, 105, 105), (205, 205, 205), (190, 0, 30)
 
@@ -42,13 +44,13 @@ def draw_histogram(overview: Mapping[str, Any], label_space: LabelSpace, width: 
     """
     splits = list(overview.get("splits", {}))
     entries, hidden = _entries(overview, label_space)
-    font = ImageFont.load_default(size=_FONT)
+    font = label_font(_FONT)
     columns = max(1, min(width // _NARROWEST, -(-len(entries) // _PER_COLUMN)))
     per_column = -(-len(entries) // columns)
     canvas = Image.new("RGB", (width, (per_column + 1 + bool(hidden)) * _LINE + 8), _PAPER)
     draw = ImageDraw.Draw(canvas)
     slot = (width + _BETWEEN) // columns - _BETWEEN
-    name = min(_LONGEST_NAME, slot // 3, max([round(font.getlength(entry.text)) for entry in entries], default=0) + 4)
+    name = min(_LONGEST_NAME, slot // 3, max([ceil(font.getlength(entry.text)) for entry in entries], default=0) + 4)
     bars = _SWATCH + 8 + name + _GAP
     room = max(20, min(_LONGEST_BAR, slot - bars - len(splits) * _FIGURE))
     longest = max((share for entry in entries for share in entry.shares.values()), default=0.0) or 1.0
@@ -113,12 +115,3 @@ def _draw_bars(
         pale = 255 - (255 - bar.astype(np.int16)) // (1 if number == 0 else 2)
         canvas.paste(Image.fromarray(pale.astype(np.uint8)), (x, upper))
         ImageDraw.Draw(canvas).rectangle((x, upper, x + width - 1, upper + height - 1), None, _GREY)
-
-
-def fitting(text: str, font: Any, width: int) -> str:
-    """The text, shortened until it is at most `width` pixels wide."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"

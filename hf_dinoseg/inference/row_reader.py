@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+
+from ..pictures import unreadable, upright_rgb
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     except FileNotFoundError:
         raise
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"{os.fspath(path)}: cannot be read as a picture ({error}).") from error
+        raise ValueError(f"{os.fspath(path)}: cannot be read as a picture ({unreadable(error)}).") from error
     with image:
         yield image
 
@@ -91,11 +93,9 @@ class RowReader:
             return
         with opened(path) as image:
             try:
-                ImageOps.exif_transpose(image, in_place=True)
-                image.load()
-                self._image = image if image.mode == "RGB" else image.convert("RGB")
+                self._image = upright_rgb(image, str(self.path))
             except (OSError, SyntaxError) as error:
-                raise ValueError(f"{self.path}: cannot be read as a picture ({error}).") from error
+                raise ValueError(f"{self.path}: cannot be read as a picture ({unreadable(error)}).") from error
         self.size = (self._image.height, self._image.width)
 
     def crop(self, top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -173,7 +173,7 @@ class _TiffPieces:
         pieces = [self._decode(self._next * self._across + i)[:count] for i in range(self._across)]
         self._next += 1
         rows = np.concatenate(pieces, axis=1)[:, :width] if len(pieces) > 1 else pieces[0][:, :width]
-        return np.repeat(rows, 3, axis=2) if rows.shape[2] < 3 else rows[..., :3]
+        return np.repeat(rows[..., :1], 3, axis=2) if rows.shape[2] < 3 else rows[..., :3]  # alpha is dropped
 
     def _decode(self, index: int) -> np.ndarray:
         """(rows, columns, samples) of one strip or tile."""

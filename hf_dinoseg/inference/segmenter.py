@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from transformers.image_utils import load_image
 
 from ..labels import LabelSpace
 from ..models.image_processing_dinoseg import DinoSegImageProcessor
 from ..models.modeling_dinoseg import DinoSegForSemanticSegmentation
+from ..pictures import unreadable, upright_rgb
 from .background import Background
 from .download import download, is_url
 from .formats import whole_file
@@ -308,7 +308,7 @@ def read_picture(picture: Picture) -> Image.Image:
             )
         return Image.fromarray(picture).convert("RGB")
     if isinstance(picture, Image.Image):
-        return load_image(picture)
+        return upright_rgb(picture.copy(), "the picture")
     name = os.fspath(picture)
     if is_url(name):
         with TemporaryDirectory(prefix="dinoseg-") as folder:
@@ -322,6 +322,7 @@ def read_picture(picture: Picture) -> Image.Image:
 
 def _decode(path: str, name: str) -> Image.Image:
     try:
-        return load_image(path)
+        with Image.open(path) as image:
+            return upright_rgb(image, name)
     except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError on some broken PNG files
-        raise ValueError(f"{name}: cannot be read as a picture ({str(error).replace(path, name)}).") from error
+        raise ValueError(f"{name}: cannot be read as a picture ({unreadable(error)}).") from error

@@ -1,0 +1,92 @@
+"""Training, `Segmenter` and pictures by strips read one and the same pixels from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_dinoseg.data.masks import read_image
+from hf_dinoseg.inference.row_reader import RowReader
+from hf_dinoseg.inference.segmenter import read_picture
+
+RNG = np.random.default_rng(0)
+WIDE = RNG.integers(0, 65536, (9, 14)).astype(np.uint16)
+BYTES = RNG.integers(0, 256, (9, 14, 4), dtype=np.uint8)
+
+
+def grey(values: np.ndarray) -> np.ndarray:
+    return np.repeat(values[..., None], 3, axis=2)
+
+
+def rows(path: Path) -> np.ndarray:
+    reader = RowReader(path)
+    return np.concatenate([reader.crop(top, 0, 1, reader.size[1]) for top in range(reader.size[0])])
+
+
+READERS: dict[str, Callable[[Path], np.ndarray]] = {
+    "training": lambda path: np.asarray(read_image(path)),
+    "Segmenter": lambda path: np.asarray(read_picture(path)),
+    "Segmenter, of an open picture": lambda path: np.asarray(read_picture(Image.open(path))),
+    "strips": rows,
+}
+
+
+def tiff(path: Path, array: np.ndarray, **how: object) -> None:
+    pytest.importorskip("tifffile").imwrite(path, array, **how)
+
+
+def turned(path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(BYTES[..., :3]).save(path, exif=exif)
+
+
+FILES: dict[str, tuple[str, Callable[[Path], None], np.ndarray]] = {
+    "16-bit grey PNG": ("a.png", lambda p: Image.fromarray(WIDE).save(p), grey((WIDE // 256).astype(np.uint8))),
+    "16-bit grey TIFF": ("a.tif", lambda p: Image.fromarray(WIDE).save(p), grey((WIDE // 256).astype(np.uint8))),
+    "32-bit TIFF": (
+        "a.tif",
+        lambda p: Image.fromarray(WIDE.astype(np.int32)).save(p),
+        grey((WIDE // 256).astype(np.uint8)),
+    ),
+    "alpha": ("a.png", lambda p: Image.fromarray(BYTES).save(p), BYTES[..., :3]),
+    "grey and alpha": ("a.tif", lambda p: Image.fromarray(BYTES[..., :2]).save(p), grey(BYTES[..., 0])),
+    "tiles": ("a.tif", lambda p: tiff(p, BYTES[..., :3], tile=(16, 16), photometric="rgb"), BYTES[..., :3]),
+    "planes": (
+        "a.tif",
+        lambda p: tiff(p, np.moveaxis(BYTES[..., :3], -1, 0), photometric="rgb", planarconfig="separate"),
+        BYTES[..., :3],
+    ),
+    "turned by its tag": ("a.png", turned, np.rot90(BYTES[..., :3], 3)),
+}
+
+
+@pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
+@pytest.mark.parametrize(("name", "save", "expected"), FILES.values(), ids=FILES)
+def test_every_reader_gives_the_same_pixels(
+    tmp_path: Path,
+    reader: Callable[[Path], np.ndarray],
+    name: str,
+    save: Callable[[Path], None],
+    expected: np.ndarray,
+) -> None:
+    save(tmp_path / name)
+    assert np.array_equal(reader(tmp_path / name), expected)
+
+
+@pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
+def test_every_reader_refuses_floating_point(tmp_path: Path, reader: Callable[[Path], np.ndarray]) -> None:
+    Image.fromarray(WIDE.astype(np.float32) / 65535).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match="floating-point pixels.*Convert it to 8 bits"):
+        reader(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("reader", [READERS[name] for name in ("training", "Segmenter", "strips")])
+def test_what_pillow_does_not_read_is_said_so(tmp_path: Path, reader: Callable[[Path], np.ndarray]) -> None:
+    tiff(tmp_path / "nir.tif", BYTES, photometric="minisblack", planarconfig="contig")
+    with pytest.raises(ValueError, match=r"nir.tif: cannot be read as a picture \(it is broken, or of a kind.*RGB"):
+        reader(tmp_path / "nir.tif")
