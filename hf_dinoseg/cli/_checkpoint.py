@@ -15,7 +15,7 @@ Checkpoint = Annotated[
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is neither here nor on the Hub."""
+    """A checkpoint that is neither here nor on the Hub, or whose weights are broken."""
 
 
 def check_checkpoint(checkpoint: str) -> None:
@@ -41,7 +41,7 @@ def loading(checkpoint: str) -> Iterator[None]:
     """Add to what the Hub says that there is no folder of that name either.
 
     Raises:
-        CheckpointError: in place of the Hub's OSError.
+        CheckpointError: in place of the Hub's OSError, and of what safetensors says of a file that was cut short.
     """
     try:
         yield
@@ -49,3 +49,7 @@ def loading(checkpoint: str) -> Iterator[None]:
         if error.filename is not None or Path(checkpoint).is_dir():
             raise
         raise CheckpointError(f"{checkpoint}: there is no such folder here, and the Hub says: {error}") from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise CheckpointError(f"{checkpoint}: its weights are broken ({error}); copy or download them anew.") from error

@@ -70,7 +70,11 @@ def message_for(error: Exception) -> str | None:
     program: the traceback is then the message."""
     if _is_ours(error):
         return str(error)
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, of any accelerator
+    if (
+        type(error).__name__ == "OutOfMemoryError"
+        or isinstance(error, MemoryError)
+        or "DefaultCPUAllocator" in str(error)
+    ):
         return (
             f"out of memory ({_first_line(error)}). Lower training.per_device_train_batch_size (and raise "
             "training.gradient_accumulation_steps), data.crop_size or evaluation.batch_size."

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import hf_dinoseg
 from hf_dinoseg.cli import app
+from hf_dinoseg.cli._checkpoint import CheckpointError, loading
 from hf_dinoseg.cli._errors import message_for
 from hf_dinoseg.data.errors import DataError
 from hf_dinoseg.labels import LabelError
@@ -174,6 +175,7 @@ class PackageCode:
         (OSError(errno.ENOSPC, "No space left on device", "out/x"), "out/x: No space left on device."),
         (OSError("You are trying to access a gated repo."), "gated repo"),
         (type("OutOfMemoryError", (RuntimeError,), {})("tried to allocate 2 GiB"), "per_device_train_batch_size"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "per_device_train_batch_size"),
         (our_value_error(), "the stride is too wide"),
     ],
 )
@@ -325,3 +327,10 @@ def test_train_py_is_the_train_verb(recipe: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 2 and done.stdout == ""
     assert "1 fault" in done.stderr and "model.head" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_weights_that_were_cut_short_are_told(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors")
+    (tmp_path / "model.safetensors").write_bytes(b"\x00" * 7)
+    with pytest.raises(CheckpointError, match="its weights are broken .* anew"), loading(str(tmp_path)):
+        safetensors.safe_open(tmp_path / "model.safetensors", "pt")
