@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from ..labels import Color, LabelSpace
+from .fonts import fitting, label_font
 from .overlay import check_size, hatch
 from .palette import class_colors, colorize, void_mask
 
@@ -106,7 +108,7 @@ def legend(label_space: LabelSpace, width: int = 1000) -> Image.Image:
     """Every class's colour, id and name, in columns; and void's hatch. RGB, as high as it takes."""
     colors = class_colors(label_space)
     entries = [_Entry(colors[i], f"{i} {label_space.classes[i]}") for i in label_space.original_ids]
-    font = ImageFont.load_default(size=15)
+    font = label_font(15)
     columns, entry_width = _columns(entries, font, width)
     line = 23
     entries.append(_Entry(None, "void"))
@@ -183,8 +185,8 @@ def _compose(cells: Sequence[tuple[str, Image.Image]], legend: Sequence[_Entry],
     slot = max(cells[0][1].width, _NARROWEST_SLOT)
     width = len(cells) * (slot + _GAP) + _GAP
     # Large enough to read when a wide panel is shown 1000 pixels wide, as on a page.
-    font_size = max(14, round(width * 0.0145))
-    font = ImageFont.load_default(size=font_size)
+    font_size = max(14, round(width * 0.0135))
+    font = label_font(font_size)
     line = round(font_size * 1.5)
     columns, entry_width = _columns(legend, font, width)
     rows = -(-len(legend) // columns)
@@ -199,12 +201,12 @@ def _compose(cells: Sequence[tuple[str, Image.Image]], legend: Sequence[_Entry],
     canvas = Image.new("RGB", (width, below + rows * line + _GAP), _PAPER)
     draw = ImageDraw.Draw(canvas)
     for number, text in enumerate(above):
-        draw.text((_GAP, _GAP + number * line), _shorten(text, font, width - 2 * _GAP), _INK, font)
+        draw.text((_GAP, _GAP + number * line), fitting(text, font, width - 2 * _GAP), _INK, font)
     left = _GAP
     first = cells[0][1]
     canvas.info[_IMAGE_BOX] = f"{left} {top + line} {left + first.width} {top + line + first.height}"
     for heading, picture in cells:
-        draw.text((left, top), _shorten(heading, font, slot), _INK, font)
+        draw.text((left, top), fitting(heading, font, slot), _INK, font)
         canvas.paste(picture, (left, top + line))
         left += slot + _GAP
     _draw_entries(canvas, legend, font, (columns, entry_width, line), below)
@@ -213,7 +215,7 @@ def _compose(cells: Sequence[tuple[str, Image.Image]], legend: Sequence[_Entry],
 
 def _columns(entries: Sequence[_Entry], font: Any, width: int) -> tuple[int, int]:
     """How many columns of entries fit, and how wide each is."""
-    longest = max((round(font.getlength(entry.text)) for entry in entries), default=0)
+    longest = max((ceil(font.getlength(entry.text)) for entry in entries), default=0)
     entry_width = min(longest + font.size + 3 * _GAP, width - _GAP)
     return max(1, (width - _GAP) // entry_width), entry_width
 
@@ -229,13 +231,5 @@ def _draw_entries(
         if entry.color is None:
             canvas.paste(Image.fromarray(hatch(swatch, swatch)), (x, y))
         draw.rectangle((x, y, x + swatch - 1, y + swatch - 1), entry.color, _FAINT)
-        text = _shorten(entry.text, font, entry_width - swatch - 3 * _GAP)
+        text = fitting(entry.text, font, entry_width - swatch - 3 * _GAP)
         draw.text((x + swatch + _GAP, y + swatch // 2), text, _INK, font, anchor="lm")
-
-
-def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"

@@ -126,7 +126,7 @@ def test_dry_run_prints_the_resolved_recipe_and_trains_nothing(recipe: Path, tmp
     assert told["dry_run"]["steps"] == 2 and told["recipe"]["data"]["source"] == "folder"
     resolved = tmp_path / "resolved.yaml"
     resolved.write_text(result.stdout)
-    assert "max_steps: 7" in result.stdout and "learning_rate: 0.0001" in result.stdout
+    assert "max_steps: 7" in result.stdout and "learning_rate: 7.1e-05" in result.stdout  # 8 images a step
     assert run("train", resolved, "--dry-run").stdout == result.stdout
 
 

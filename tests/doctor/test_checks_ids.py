@@ -164,6 +164,17 @@ def test_an_unknown_colour_is_named_with_its_share(splits, quarters, space):
     assert "(1, 2, 3) 25.0 %" in found.seen and "labels.colors" in found.cure
 
 
+def test_colours_that_are_read_as_the_nearest_one(splits, quarters, space):
+    rgb = LabelSpace(space.classes, encoding="rgb", colors=COLORS, unknown_colors="nearest")
+    table = np.array([*list(COLORS.values())[:3], (1, 2, 3)], dtype=np.uint8)
+    report = examine(splits(table[quarters()]), rgb)
+    found = finding(report, "nearest-colours")
+    assert found.level == "warning" and found.seen.startswith("25.0 % of pixels") and "(1, 2, 3)" in found.seen
+    assert not report.errors
+    table[3] = COLORS[3]
+    assert "nearest-colours" not in examine(splits(table[quarters()]), rgb).codes
+
+
 def test_grey_masks_under_rgb(splits, quarters, space):
     rgb = LabelSpace(space.classes, encoding="rgb", colors=COLORS)
     assert "encoding: index" in finding(examine(splits(quarters()), rgb), "unknown-colours").cure

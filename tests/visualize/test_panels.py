@@ -129,8 +129,11 @@ def test_maps_of_another_size_are_refused():
         panel(image, np.zeros((4, 3), int), np.zeros((3, 4), int), SPACE)
 
 
-@pytest.mark.parametrize(("size", "own_line"), [((90, 160), False), ((90, 45), True)])
-def test_what_is_done_with_background_can_always_be_read(size, own_line, monkeypatch):
+@pytest.mark.parametrize(
+    ("size", "policy", "own_line"),
+    [((90, 160), "background below 0.3", False), ((90, 45), "background from the truth", True)],
+)
+def test_what_is_done_with_background_can_always_be_read(size, policy, own_line, monkeypatch):
     written: list[tuple[float, str]] = []
     original = ImageDraw.ImageDraw.text
 
@@ -140,10 +143,10 @@ def test_what_is_done_with_background_can_always_be_read(size, own_line, monkeyp
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", note)
     ids = np.zeros(size, np.uint8)
-    picture = panel(Image.new("RGB", size[::-1], (9, 9, 9)), ids, ids, SPACE, "eye 7", "background from the truth")
+    picture = panel(Image.new("RGB", size[::-1], (9, 9, 9)), ids, ids, SPACE, "eye 7", policy)
     rows = {text: y for y, text in written}
-    assert "prediction: background from the truth" in rows
-    assert (rows["prediction: background from the truth"] < rows["image"]) == own_line
+    assert f"prediction: {policy}" in rows
+    assert (rows[f"prediction: {policy}"] < rows["image"]) == own_line
     assert ("prediction" in rows) == own_line
     left, top, right, bottom, *_ = map(int, picture.info["dinoseg:image"].split())
     assert (np.asarray(picture)[top:bottom, left:right] == 9).all()
