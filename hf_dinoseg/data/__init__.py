@@ -9,7 +9,7 @@ from .rare import RareClassCrops
 from .sources import load_folder, load_source, load_stored, load_synthetic_retina, load_table
 from .streaming import StreamingSegmentationDataset, StreamLoader, as_stream, first_rows, open_stream
 from .synthetic import draw_fundus
-from .targets import Skipped, class_counts, class_masks, classes_present, drop_bad, prepare_targets
+from .targets import Skipped, class_counts, class_masks, drop_bad, prepare_targets
 from .zero import with_zero, zero_is_void, zero_mask
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "as_stream",
     "class_counts",
     "class_masks",
-    "classes_present",
     "collate",
     "collate_eval",
     "draw_fundus",

@@ -225,32 +225,19 @@ def check_sizes(image: Cell, mask: Cell, size: tuple[int, int], mask_size: tuple
     )
 
 
-def classes_present(label_map: torch.Tensor, ignore_index: int) -> torch.Tensor:
-    """The classes in a map of train ids, ascending, void left out: (N,) int64; N is 0 where all is void."""
-    if label_map.device.type == "cpu" and label_map.dtype == torch.uint8:  # workers: counting is cheaper than sorting
-        counts = torch.bincount(label_map.reshape(-1), minlength=256)
-        classes = torch.nonzero(counts)[:, 0]
-    else:
-        classes = torch.unique(label_map).to(torch.int64)
-    return classes[classes != ignore_index]
-
-
 def class_masks(label_map: torch.Tensor, class_labels: torch.Tensor) -> torch.Tensor:
     """One mask for each class. Masks are made nowhere else.
 
     Args:
         label_map: (H, W) train ids of any integer type, on any device.
-        class_labels: (N,) int64 from `classes_present`, on the same device; void is not among them.
+        class_labels: (N,) int64 classes that occur, on the same device; void is not among them.
 
     Returns:
         `mask_labels` (N, H, W) bool.
 
     Example:
         >>> label_map = torch.tensor([[0, 2], [2, 255]])
-        >>> classes = classes_present(label_map, ignore_index=255)
-        >>> classes
-        tensor([0, 2])
-        >>> class_masks(label_map, classes).int()[1]
+        >>> class_masks(label_map, torch.tensor([0, 2])).int()[1]
         tensor([[0, 1],
                 [1, 0]], dtype=torch.int32)
     """

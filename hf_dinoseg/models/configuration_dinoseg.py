@@ -90,6 +90,20 @@ class DinoSegConfig(PreTrainedConfig):
     norm: str = "batch"
     attn_mask_probs: list[float] | None = None
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> DinoSegConfig:
+        """
+        Raises:
+            ValueError: on the configuration of another model; transformers alone would go on with defaults.
+        """
+        kind = config_dict.get("model_type", cls.model_type)
+        if kind != cls.model_type:
+            raise ValueError(
+                f"{config_dict.get('_name_or_path') or 'this'} is a checkpoint of {kind!r}, not of {cls.model_type!r}. "
+                "Heads of others are read by `dinoseg convert`; a recipe names its backbone in model.backbone."
+            )
+        return super().from_dict(config_dict, **kwargs)
+
     def __post_init__(self, **kwargs: Any) -> None:
         if self.label_space is not None:
             self._take_labels(kwargs)

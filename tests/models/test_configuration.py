@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from head_tester import TINY_VIT
+from transformers import DINOv3ViTConfig
 
 from hf_dinoseg.labels import LabelSpace
-from hf_dinoseg.models import DinoSegConfig, default_out_layers
+from hf_dinoseg.models import DinoSegConfig, DinoSegForSemanticSegmentation, default_out_layers
 
 SPACE = LabelSpace({1: "wall", 5: "sky", 7: "road"}, ignore=(255,), merge={7: 1})
 
@@ -55,3 +56,11 @@ def test_labels_that_contradict_the_label_space_are_refused(contradiction: dict[
 def test_sizes_that_do_not_fit_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DinoSegConfig(**{"backbone_config": TINY_VIT, **fields})
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    DINOv3ViTConfig(**TINY_VIT).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"checkpoint of 'dinov3_vit', not of 'dinoseg'.*dinoseg convert"):
+        DinoSegConfig.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="not of 'dinoseg'"):
+        DinoSegForSemanticSegmentation.from_pretrained(tmp_path)
