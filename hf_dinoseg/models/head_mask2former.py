@@ -111,10 +111,11 @@ class MaskedDecoder(nn.Module):
         ]
         with torch.no_grad():
             # A mask is linear in the mask features and resizing is linear, so resizing the features once a level
-            # gives the small masks that attention needs without making large ones a layer.
+            # gives the small masks that attention needs without making large ones a layer. Features of a pixel lie
+            # together once here, for a processor's resizing would see to that, and undo it, at each of the levels.
+            features = mask_features.contiguous(memory_format=torch.channels_last)
             small = [
-                F.interpolate(mask_features, size=shape, mode="bilinear", align_corners=False).flatten(2)
-                for shape in shapes
+                F.interpolate(features, size=shape, mode="bilinear", align_corners=False).flatten(2) for shape in shapes
             ]
         queries = self.query_features.expand(batch, -1, -1)
         embeddings: list[Tensor] = []

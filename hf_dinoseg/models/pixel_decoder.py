@@ -15,6 +15,9 @@ from .adapter import pixel_centres
 from .deformable_attention import DeformableAttention, Shape
 from .norms import GroupNorm
 
+#: rows of the feed-forward that are handled at once on a processor
+CACHED_ROWS = 1024
+
 
 class DeformableEncoderLayer(GradientCheckpointingLayer):
     """Deformable self-attention over all levels, then a feed-forward, each with a residual and a norm after it."""
@@ -34,10 +37,20 @@ class DeformableEncoderLayer(GradientCheckpointingLayer):
 
     def forward(self, tokens: Tensor, position: Tensor, reference: Tensor, shapes: Sequence[Shape]) -> Tensor:
         tokens = self.attention_norm(tokens + self.attention(tokens + position, reference, tokens, shapes))
-        # Of rows without a batch dimension the product is no view, so autograd lets the activation overwrite it.
         rows = tokens.flatten(0, 1)
-        update = self.fc2(F.relu(self.fc1(rows), inplace=True))
+        update = torch.cat([self._feed_forward(chunk) for chunk in _chunks(rows)])
         return self.ffn_norm((rows + update).view_as(tokens))
+
+    def _feed_forward(self, rows: Tensor) -> Tensor:
+        # Of rows without a batch dimension the product is no view, so autograd lets the activation overwrite it.
+        return self.fc2(F.relu(self.fc1(rows), inplace=True))
+
+
+def _chunks(rows: Tensor) -> Sequence[Tensor]:
+    """The rows in parts whose hidden activations, and gradients, stay in a processor's cache; elsewhere in one."""
+    if rows.device.type == "cpu" and not torch.compiler.is_compiling():
+        return rows.split(CACHED_ROWS)
+    return [rows]
 
 
 class PixelDecoder(nn.Module):
