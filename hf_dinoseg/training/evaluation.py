@@ -26,6 +26,8 @@ from ..metrics import (
     summarize_calibration,
 )
 
+_FEWEST_KEPT = 256  # pictures that there is room for from the start
+
 
 def picture_counts(
     prediction: torch.Tensor, scores: torch.Tensor, truth: torch.Tensor, label_space: LabelSpace, boundary: bool
@@ -142,7 +144,8 @@ class StreamedMetrics:
         self.num_skipped = 0
         self._running: torch.Tensor | None = None
         self._extra: torch.Tensor | int = 0
-        self._seen: dict[int, np.ndarray] = {}  # by index, (3, C) pixels right, true and predicted
+        self._seen: dict[int, int] = {}  # by index, its place in the counts
+        self._counts = self._no_counts()
         self._unread: set[int] = set()
 
     def __call__(self, step: EvalPrediction, compute_result: bool) -> dict[str, float]:
@@ -160,18 +163,31 @@ class StreamedMetrics:
             if index < 0:
                 self._unread.add(index)
             elif index not in self._seen:
-                self._seen[index] = image_counts(_confusion(matrix)).numpy()
+                self._keep(index, image_counts(_confusion(matrix)).numpy())
                 self._running = matrix.clone() if self._running is None else self._running + matrix
                 self._extra = self._extra + extra
         if not compute_result or self._running is None:
             return {}
         self._finish(self._running, torch.as_tensor(self._extra))
         self._running, self._extra, self._seen, self._unread = None, 0, {}, set()
+        self._counts = self._no_counts()
         return {key: value for key, value in self.summary.items() if isinstance(value, (int, float))}
+
+    def _no_counts(self) -> np.ndarray:
+        return np.empty((_FEWEST_KEPT, 3, self.label_space.num_labels), dtype=np.int64)
+
+    def _keep(self, index: int, counts: np.ndarray) -> None:
+        """Pixels right, true and predicted, (3, C), in one array for all pictures. Small arrays that stay, made between
+        large ones that go, would break up the memory that those leave, and the process would grow and grow."""
+        place = len(self._seen)
+        if place == len(self._counts):
+            self._counts = np.concatenate((self._counts, np.empty_like(self._counts)))
+        self._counts[place] = counts
+        self._seen[index] = place
 
     def _finish(self, counted: torch.Tensor, extra: torch.Tensor) -> None:
         order = sorted(self._seen)
-        counts = np.stack([self._seen[index] for index in order])
+        counts = self._counts[[self._seen[index] for index in order]]
         self.images = image_scores(counts, order)
         self.matrix = _confusion(counted)
         calibration, boundary = extra[: 3 * BINS].view(3, -1), extra[3 * BINS :].view(3, -1)

@@ -65,7 +65,9 @@ def test_pushed_interrupted_pushed_again_and_loaded(hub: HubServer, tiny_run: Pa
     printed, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     assert f"{hub.url}/me/retina" in printed and owner["HF_TOKEN"] not in printed + said
-    assert len(hub.uploads) == len(set(hub.uploads)) == 3 and pictures < 3
+    sent = [name for name in hub.repos["model", "me/retina"].files() if name.endswith((".safetensors", ".png"))]
+    assert {"model.safetensors", "curves.png"} < set(sent)
+    assert len(hub.uploads) == len(set(hub.uploads)) == len(sent) and pictures < len(sent)
 
     # a process without the package, without a token and with an empty cache
     picture = torch.randint(0, 256, (70, 90, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
