@@ -11,18 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conversion import WIDTH, failure, run
 from PIL import Image
 from torch import Tensor
 from transformers import (
-    DINOv3ViTConfig,
     DINOv3ViTModel,
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
 )
-from typer.testing import CliRunner
 
 from hf_dinoseg import Segmenter, load_recipe
-from hf_dinoseg.cli import app
 from hf_dinoseg.hub.converters import ade20k, init_head_from
 from hf_dinoseg.models import DinoSegForSemanticSegmentation
 from hf_dinoseg.objects import build_model
@@ -30,30 +28,7 @@ from hf_dinoseg.objects import build_model
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from reference_weights import REFERENCE, head_tensor  # noqa: E402
 
-WIDTH, HIDDEN, FFN = 96, 128, 160
-
-
-def run(*arguments: str | Path) -> Any:
-    return CliRunner().invoke(app, ["convert", *map(str, arguments)])
-
-
-def failure(*arguments: str | Path) -> str:
-    """The message of a conversion that has to fail, on one line."""
-    result = run(*arguments)
-    assert result.exit_code in (1, 2) and "Traceback" not in result.stderr, result.output
-    return str(result.stderr)
-
-
-@pytest.fixture(scope="module")
-def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A backbone of width 96, saved by the full model class as the published ones are."""
-    torch.manual_seed(0)
-    config = DINOv3ViTConfig(
-        hidden_size=WIDTH, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64, num_register_tokens=4
-    )
-    path = tmp_path_factory.mktemp("vit")
-    DINOv3ViTModel(config).save_pretrained(path)
-    return path
+HIDDEN, FFN = 128, 160
 
 
 def m2f_shape(key: str, shape: list[int]) -> list[int]:

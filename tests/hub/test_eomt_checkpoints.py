@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conversion import WIDTH, failure, run
 from torch import Tensor
 from transformers import (
     DINOv3ViTConfig,
@@ -17,37 +17,10 @@ from transformers import (
     EomtImageProcessorPil,
 )
 from transformers.image_utils import SizeDict
-from typer.testing import CliRunner
 
 from hf_dinoseg import Segmenter
-from hf_dinoseg.cli import app
 from hf_dinoseg.inference import window_positions
 from hf_dinoseg.models import DinoSegForSemanticSegmentation
-
-WIDTH = 96
-
-
-def run(*arguments: str | Path) -> Any:
-    return CliRunner().invoke(app, ["convert", *map(str, arguments)])
-
-
-def failure(*arguments: str | Path) -> str:
-    """The message of a conversion that has to fail, on one line."""
-    result = run(*arguments)
-    assert result.exit_code in (1, 2) and "Traceback" not in result.stderr, result.output
-    return str(result.stderr)
-
-
-@pytest.fixture(scope="module")
-def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A backbone of width 96, saved by the full model class as the published ones are."""
-    torch.manual_seed(0)
-    config = DINOv3ViTConfig(
-        hidden_size=WIDTH, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64, num_register_tokens=4
-    )
-    path = tmp_path_factory.mktemp("vit")
-    DINOv3ViTModel(config).save_pretrained(path)
-    return path
 
 
 @pytest.fixture(scope="module")
