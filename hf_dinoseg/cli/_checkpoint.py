@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from safetensors import SafetensorError
 
 Checkpoint = Annotated[
     str, typer.Argument(metavar="CHECKPOINT", help="Checkpoint folder or Hub id.", show_default=False)
@@ -49,7 +50,5 @@ def loading(checkpoint: str) -> Iterator[None]:
         if error.filename is not None or Path(checkpoint).is_dir():
             raise
         raise CheckpointError(f"{checkpoint}: there is no such folder here, and the Hub says: {error}") from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
+    except SafetensorError as error:
         raise CheckpointError(f"{checkpoint}: its weights are broken ({error}); copy or download them anew.") from error

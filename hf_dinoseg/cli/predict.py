@@ -126,7 +126,7 @@ def predict(
         todo = [(p, files) for p, files in zip(found, targets, strict=True) if not (resume and _all_there(files))]
         started = time.perf_counter()
         outcomes: list[Outcome] = []
-        if todo:
+        if todo or (legend and not (output / LEGEND).exists()):
             segmenter = _load(checkpoint, mode, window, stride, palette)
             started = time.perf_counter()
             jobs = [_job(picture, files, resume, transparent) for picture, files in todo]

@@ -109,6 +109,9 @@ def test_background_is_clear_if_asked_and_a_legend_is_written(home: Path, monkey
     forms = ("--no-overlay", "--format", "ids", "--format", "color")
     assert run(picture("a.jpg"), "-o", "o", *forms, "--transparent", "--legend").exit_code == 0
     assert written() == ["a.png", "a_color.png", "legend.png"]
+    Path("o/legend.png").unlink()
+    assert run(picture("a.jpg"), "-o", "o", *forms, "--legend", "--resume").exit_code == 0
+    assert Path("o/legend.png").exists()  # asked for later, when all pictures are done
     ids, color = Image.open("o/a.png"), Image.open("o/a_color.png")
     assert (ids.mode, color.mode) == ("P", "RGBA")
     expected = np.where(np.asarray(ids) == 7, 0, 255)
