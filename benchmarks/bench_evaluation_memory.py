@@ -42,7 +42,7 @@ model:
   head: HEAD
   num_queries: 100
   hidden_dim: 64
-  head_attention_heads: 2
+  num_attention_heads: 2
   pixel_decoder_layers: 1
   pixel_decoder_ffn_dim: 64
   decoder_layers: 2

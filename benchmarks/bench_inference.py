@@ -41,7 +41,7 @@ TINY = {
     "num_attention_heads": 4, "num_register_tokens": 4,
 }  # fmt: skip
 TINY_HEAD = {
-    "hidden_dim": 64, "head_attention_heads": 4, "pixel_decoder_layers": 2, "pixel_decoder_ffn_dim": 128,
+    "hidden_dim": 64, "num_attention_heads": 4, "pixel_decoder_layers": 2, "pixel_decoder_ffn_dim": 128,
     "decoder_layers": 3, "decoder_ffn_dim": 128,
 }  # fmt: skip
 MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

@@ -148,7 +148,7 @@ def page() -> str:
     sections = [
         ("labels", "What the numbers or colours of masks mean; see [labels.md](labels.md).", labels()),
         ("data", "Where pictures and masks are; see [data.md](data.md). These fields go with every source:", data()),
-        ("model", schema.Model.__doc__ or "", fields_of(schema.Model)),
+        ("model", schema.Model.__doc__ or "", fields_of(schema.model_section())),
         ("loss", schema.Loss.__doc__ or "", fields_of(schema.Loss)),
         ("training", "", training()),
         ("evaluation", schema.Evaluation.__doc__ or "", fields_of(schema.Evaluation)),

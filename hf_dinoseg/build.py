@@ -14,6 +14,7 @@ from transformers import set_seed
 
 from .data import EvalDataset
 from .doctor import BAD_SAMPLE_CODES, check_backbone_processor, quick_checks
+from .errors import RunError
 from .hub.describe import METRICS_FILE, describe, hardware, write_json
 from .labels import LabelSpace
 from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor
@@ -36,7 +37,7 @@ from .objects import (
     prepare_splits,
 )
 from .recipe import Recipe, load_recipe
-from .training import DinoSegTrainer, RunError, built_whole, check_can_measure, check_processes
+from .training import DinoSegTrainer, built_whole, check_can_measure, check_processes
 from .training.results import versions, write_results
 from .training.run_folder import RECIPE_FILE, claim, inspect
 from .visualize import with_palette

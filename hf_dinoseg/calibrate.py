@@ -16,12 +16,12 @@ from tqdm.auto import tqdm
 from . import objects
 from .build import evaluate
 from .data import EvalDataset, zero_is_void
+from .errors import RunError
 from .hub.describe import METRICS_FILE, write_json
 from .inference import as_input, predict_best
 from .metrics import ThresholdCurve
 from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor
 from .recipe import Recipe, load_recipe
-from .training import RunError
 from .training.run_folder import RECIPE_FILE
 from .visualize.curve import draw_threshold_curve
 

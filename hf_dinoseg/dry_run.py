@@ -23,20 +23,13 @@ from transformers.utils import logging as transformers_logging
 
 from .build import train
 from .data.mimic import PICTURE_SIZE, mimic_source
+from .models import HEADS
 from .recipe import Recipe
 
 STEPS = 2
 
 _CROP = 64
 _LAYERS = 4
-_SMALL_HEAD = {
-    "hidden_dim": 32,
-    "head_attention_heads": 2,
-    "pixel_decoder_layers": 1,
-    "pixel_decoder_ffn_dim": 32,
-    "decoder_layers": 2,
-    "decoder_ffn_dim": 32,
-}
 _SMALL_VIT = {"hidden_size": 32, "num_hidden_layers": _LAYERS, "num_attention_heads": 2}
 _SMALL: dict[str, dict[str, Any]] = {
     "dinov3_vit": {**_SMALL_VIT, "intermediate_size": 64},
@@ -106,7 +99,7 @@ def rehearsal(recipe: Recipe, folder: Path) -> Recipe:
         "backbone_warmup_steps": 1 if model["backbone_warmup_steps"] else None,
         "out_layers": _last_layers(model["out_layers"]),
         "init_head_from": None,
-        **_SMALL_HEAD,
+        **{name: size for head in HEADS.values() for name, size in head.small.items()},
     }
     windows = {"window": _CROP, "stride": _CROP * 2 // 3, "max_samples": 1, "panels": 0}
     windows |= {"shortest_edge": 48} if evaluation["shortest_edge"] else {}

@@ -19,15 +19,13 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from .errors import LabelError
+
 Encoding = Literal["index", "binary", "rgb"]
 UnknownColors = Literal["error", "nearest"]
 Color = tuple[int, int, int]
 
 _LUT_SIZE = 1 << 16  # masks of up to 16 bits are translated through a table, larger ids through their unique values
-
-
-class LabelError(ValueError):
-    """A mask or a label space that contradicts itself; the message says what was seen and what to write."""
 
 
 def _plain_int(value: Any, what: str) -> int:

@@ -25,13 +25,14 @@ from .data import (
     open_stream,
     prepare_targets,
 )
+from .errors import RunError
 from .hub.converters import init_head_from
 from .hub.push_callback import PushCallback
 from .inference import Background
-from .losses import MaskClassificationLoss, PixelLoss, balanced_class_weights
-from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor
+from .losses import LOSSES, Loss, balanced_class_weights
+from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor, head_class
 from .recipe import ONE_CYCLE, Recipe, training_arguments
-from .training import MaskAnnealing, RunError, apply_tuning
+from .training import HeadSchedule, apply_tuning
 
 logger = logging.getLogger(__name__)
 
@@ -143,33 +144,28 @@ def build_background(recipe: Recipe, stored: float | None = None) -> Background:
     return Background.resolve(recipe.evaluation.background, recipe.evaluation.background_threshold, stored)
 
 
-def build_criterion(recipe: Recipe, train: Dataset | None = None) -> MaskClassificationLoss | PixelLoss:
+def build_criterion(recipe: Recipe, train: Dataset | None = None) -> Loss:
     """The loss that fits the head.
 
     Args:
-        train: the prepared training split, where classes are counted for `class_weights: auto`.
+        train: the prepared training split, where classes are counted for `per_class_weights: auto`.
     """
-    labels, loss = recipe.labels, recipe.loss
-    pixels = recipe.model.head == "linear"
+    labels, section = recipe.labels, recipe.loss
+    kind = LOSSES[head_class(recipe.model.head).loss]
     weights = None
-    if loss.class_weights == "auto":
+    if section.per_class_weights == "auto":
         if train is None or "pixel_counts" not in train.column_names:
             raise RunError(
-                "loss.class_weights: auto counts classes in prepared training data, which there is none of here; write "
-                "a weight for each class that needs one: {3: 2.5}."
+                "loss.per_class_weights: auto counts classes in prepared training data, which there is none of here; "
+                "write a weight for each class that needs one: {3: 2.5}."
             )
-        counts = class_counts(train, labels.num_labels, "pixels" if pixels else "masks")
-        weights = balanced_class_weights(counts)
-    elif loss.class_weights is not None:
+        weights = balanced_class_weights(class_counts(train, labels.num_labels, kind.counted))
+    elif section.per_class_weights is not None:
         weights = torch.ones(labels.num_labels)
-        for original, weight in loss.class_weights.items():
-            weights[list(labels.original_ids).index(original)] = weight
-    if pixels:
-        return PixelLoss(
-            labels.num_labels, labels.ignore_index, loss.pixel_ce_weight, loss.pixel_dice_weight, class_weights=weights
-        )
-    settings = loss.model_dump(exclude={"class_weights", "pixel_ce_weight", "pixel_dice_weight"})
-    return MaskClassificationLoss(labels.num_labels, **settings, class_weights=weights)
+        for original, weight in section.per_class_weights.items():
+            weights[labels.train_ids[original]] = weight
+    settings: dict[str, Any] = {argument: getattr(section, name) for name, argument in kind.settings.items()}
+    return kind(labels.num_labels, ignore_index=labels.ignore_index, class_weights=weights, **settings)
 
 
 def build_stream(recipe: Recipe, source: DatasetDict, args: TrainingArguments) -> StreamingSegmentationDataset:
@@ -246,7 +242,7 @@ def build_rates(recipe: Recipe) -> dict[str, Any]:
 
 def build_callbacks(recipe: Recipe) -> list[TrainerCallback]:
     """What happens at fixed moments of a training, beside what every training does."""
-    callbacks: list[TrainerCallback] = [MaskAnnealing()] if recipe.model.head == "eomt" else []
+    callbacks: list[TrainerCallback] = [HeadSchedule()]
     if patience := recipe.training["early_stopping_patience"]:
         callbacks.append(EarlyStoppingCallback(patience, recipe.training["early_stopping_threshold"]))
     return callbacks

@@ -24,7 +24,7 @@ model:
     {model_type: dinov3_vit, hidden_size: 32, num_hidden_layers: 4, num_attention_heads: 2, intermediate_size: 64}
   num_queries: 8
   hidden_dim: 32
-  head_attention_heads: 2
+  num_attention_heads: 2
   pixel_decoder_layers: 1
   pixel_decoder_ffn_dim: 32
   decoder_layers: 2

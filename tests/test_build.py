@@ -10,10 +10,10 @@ from PIL import Image
 
 from hf_dinoseg import LabelSpace, Segmenter, load_recipe
 from hf_dinoseg.build import evaluate, train
-from hf_dinoseg.data import read_image, read_label_map, read_mask
+from hf_dinoseg.data.label_maps import read_label_map
+from hf_dinoseg.errors import RecipeError, RunError
+from hf_dinoseg.images import read_image, read_mask
 from hf_dinoseg.objects import build_criterion, build_data, build_train_dataset
-from hf_dinoseg.recipe import RecipeError
-from hf_dinoseg.training import RunError
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_auto_classes_and_pipeline_load_the_folder_without_a_question(run, monke
 
 
 def test_class_weights_are_counted_in_masks_or_pixels_or_given(tmp_path, write_tiny_recipe):
-    recipe = load_recipe(write_tiny_recipe(tmp_path), ["loss.class_weights=auto"])
+    recipe = load_recipe(write_tiny_recipe(tmp_path), ["loss.per_class_weights=auto"])
     split = build_data(recipe)["train"]
     maps = [read_label_map(cell) for cell in split["label_map"]]
     pixels = np.stack([[(m == c).sum() for c in range(4)] for m in maps])
@@ -175,15 +175,15 @@ def test_class_weights_are_counted_in_masks_or_pixels_or_given(tmp_path, write_t
 
     torch.testing.assert_close(build_criterion(recipe, split).class_term_weights[:4], expected((pixels > 0).sum(0)))
     linear = load_recipe(
-        tmp_path / "tiny.yaml", ["loss.class_weights=auto", "model.head=linear", "loss.pixel_dice_weight=1"]
+        tmp_path / "tiny.yaml", ["loss.per_class_weights=auto", "model.head=linear", "loss.pixel_dice_weight=1"]
     )
     criterion = build_criterion(linear, split)
     torch.testing.assert_close(criterion.ce_class_weights, expected(pixels.sum(0)))
     assert (criterion.ce_weight, criterion.dice_weight) == (1.0, 1.0)
-    given = load_recipe(tmp_path / "tiny.yaml", ["loss.class_weights={2: 3.5}"])
+    given = load_recipe(tmp_path / "tiny.yaml", ["loss.per_class_weights={2: 3.5}"])
     assert build_criterion(given).class_term_weights.tolist() == pytest.approx([1, 1, 3.5, 1, 0.1])
-    with pytest.raises(RecipeError, match=r"loss.class_weights: \[7\] are no classes"):
-        load_recipe(tmp_path / "tiny.yaml", ["loss.class_weights={7: 3.5}"])
+    with pytest.raises(RecipeError, match=r"loss.per_class_weights: \[7\] are no classes"):
+        load_recipe(tmp_path / "tiny.yaml", ["loss.per_class_weights={7: 3.5}"])
 
 
 def test_every_augmentation_of_the_recipe_reaches_the_transform(write_tiny_recipe, tmp_path):

@@ -12,9 +12,9 @@ from hf_dinoseg import Segmenter, load_recipe
 from hf_dinoseg.build import evaluate, train
 from hf_dinoseg.calibrate import calibrate
 from hf_dinoseg.cli import app
-from hf_dinoseg.data import read_image, read_mask
+from hf_dinoseg.errors import RunError
+from hf_dinoseg.images import read_image, read_mask
 from hf_dinoseg.objects import build_data
-from hf_dinoseg.training import RunError
 
 LABELS = "labels={classes: {1: artery, 2: vein, 3: disc}, reduce_zero_label: true, ignore: [255]}"
 

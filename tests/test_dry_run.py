@@ -12,9 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from hf_dinoseg.cli import app
-from hf_dinoseg.data import load_source, read_image, read_mask
+from hf_dinoseg.data import load_source
 from hf_dinoseg.data.mimic import PICTURE_SIZE, draw_mask, mimic_source
 from hf_dinoseg.dry_run import dry_run, rehearsal, small_backbone
+from hf_dinoseg.images import read_image, read_mask
 from hf_dinoseg.labels import LabelSpace
 from hf_dinoseg.recipe import Recipe
 
@@ -111,7 +112,7 @@ def test_the_recipes_choices_are_kept_and_its_sizes_are_not(tmp_path: Path) -> N
     assert (small.model.head, small.model.tune, small.model.layer_decay) == ("eomt", "llrd", 0.7)
     assert small.training["learning_rate"] == 3e-4 and small.training["max_steps"] == 2
     assert not {"bf16", "push_to_hub"} & set(small.training) and small.training["report_to"] == "none"
-    assert (small.loss.dice_weight, small.loss.class_weights) == (4.0, "auto")
+    assert (small.loss.dice_weight, small.loss.per_class_weights) == (4.0, "auto")
     assert small.evaluation.tta == full.evaluation.tta and small.hub.repo_id is None
     assert small.training["output_dir"] == str(tmp_path / "run")
     assert (small.labels, small.data.crop_size) == (full.labels, 64)

@@ -14,9 +14,9 @@ from PIL import Image
 
 from hf_dinoseg import Segmenter, load_recipe
 from hf_dinoseg.build import train
-from hf_dinoseg.data import read_image, read_mask
+from hf_dinoseg.images import read_image, read_mask
+from hf_dinoseg.models.head_eomt import masking_probabilities
 from hf_dinoseg.objects import build_data
-from hf_dinoseg.training.annealing import masking_probabilities
 
 WriteRecipe = Callable[[Path], Path]
 
@@ -69,7 +69,7 @@ def test_masking_is_annealed_saved_with_each_checkpoint_and_taken_up_again(
         return stored
 
     for step in (2, 4):
-        assert probabilities(whole / f"checkpoint-{step}") == masking_probabilities(step, 4, 4)
+        assert probabilities(whole / f"checkpoint-{step}") == masking_probabilities(step / 4, 4)
     assert 0 < masking_probabilities(3, 4, 4)[3] < 1  # the last step draws random numbers
     assert probabilities(whole) == [0.0] * 4
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hf_dinoseg.errors import RecipeError
 from hf_dinoseg.labels import LabelSpace
-from hf_dinoseg.recipe import Recipe, RecipeError, label_preset, load_recipe, presets
+from hf_dinoseg.recipe import Recipe, label_preset, load_recipe, presets
 
 REST = "data: {source: folder, root: r}\ntraining: {output_dir: o}\n"
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_dinoseg.labels import LabelError, LabelSpace
+from hf_dinoseg.errors import LabelError
+from hf_dinoseg.labels import LabelSpace
 
 
 def encode_by_hand(space: LabelSpace, mask: np.ndarray) -> np.ndarray:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from transformers import TrainingArguments
 
+from hf_dinoseg.errors import RecipeError
 from hf_dinoseg.labels import LabelSpace
-from hf_dinoseg.recipe import FolderData, Recipe, RecipeError, SyntheticRetinaData, load_recipe, training_arguments
+from hf_dinoseg.recipe import FolderData, Recipe, SyntheticRetinaData, load_recipe, training_arguments
 from hf_dinoseg.recipe.training import OWN, training_fields
 from hf_dinoseg.recipe.yaml_rules import parse_yaml
 
@@ -57,7 +58,7 @@ def test_the_shortest_recipe_gets_every_default(minimal: Path) -> None:
     model = recipe.model
     assert model.backbone == "facebook/dinov3-vits16-pretrain-lvd1689m"
     assert (model.head, model.tune, model.backbone_learning_rate_multiplier) == ("mask2former", "head", 0.1)
-    assert (model.num_queries, model.hidden_dim, model.head_attention_heads) == (100, 256, 8)
+    assert (model.num_queries, model.hidden_dim, model.num_attention_heads) == (100, 256, 8)
     assert (model.pixel_decoder_layers, model.pixel_decoder_ffn_dim) == (6, 1024)
     assert (model.decoder_layers, model.decoder_ffn_dim, model.drop_path_rate) == (9, 2048, 0.3)
     assert (recipe.evaluation.mode, recipe.evaluation.window, recipe.evaluation.stride) == ("slide", 512, 341)

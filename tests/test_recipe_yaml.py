@@ -10,7 +10,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_dinoseg.recipe import RecipeError, load_recipe, write_yaml
+from hf_dinoseg.errors import RecipeError
+from hf_dinoseg.recipe import load_recipe, write_yaml
 from hf_dinoseg.recipe.yaml_rules import parse_yaml
 
 

@@ -17,10 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_dinoseg.data.errors import DataError
-from hf_dinoseg.data.masks import read_mask
 from hf_dinoseg.data.sources.table import load_table
-from hf_dinoseg.recipe import RecipeError, load_recipe
+from hf_dinoseg.errors import DataError, RecipeError
+from hf_dinoseg.images import read_mask
+from hf_dinoseg.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("hf_dinoseg/**/*.py"), ROOT / "train.py"])

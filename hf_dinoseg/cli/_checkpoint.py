@@ -10,12 +10,14 @@ from typing import Annotated
 import typer
 from safetensors import SafetensorError
 
+from ..errors import ModelError
+
 Checkpoint = Annotated[
     str, typer.Argument(metavar="CHECKPOINT", help="Checkpoint folder or Hub id.", show_default=False)
 ]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(ModelError):
     """A checkpoint that is neither here nor on the Hub, or whose weights are broken."""
 
 

@@ -99,7 +99,7 @@ def _is_ours(error: Exception) -> bool:
 
 
 def _exit_code(error: Exception) -> int:
-    from ..recipe import RecipeError
+    from ..errors import RecipeError
 
     return WRONG_USAGE if isinstance(error, RecipeError) else getattr(error, "exit_code", FAILED)
 

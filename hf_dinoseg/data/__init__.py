@@ -3,8 +3,7 @@
 from .augment import TrainTransform
 from .collate import collate, collate_eval, expand_batch
 from .dataset import EvalDataset, SegmentationDataset
-from .errors import DataError
-from .masks import read_image, read_label_map, read_mask
+from .label_maps import read_label_map
 from .rare import RareClassCrops
 from .sources import load_folder, load_source, load_stored, load_synthetic_retina, load_table
 from .streaming import StreamingSegmentationDataset, StreamLoader, as_stream, first_rows, open_stream
@@ -13,7 +12,6 @@ from .targets import Skipped, class_counts, class_masks, drop_bad, prepare_targe
 from .zero import with_zero, zero_is_void, zero_mask
 
 __all__ = [
-    "DataError",
     "EvalDataset",
     "RareClassCrops",
     "SegmentationDataset",
@@ -37,9 +35,7 @@ __all__ = [
     "load_table",
     "open_stream",
     "prepare_targets",
-    "read_image",
     "read_label_map",
-    "read_mask",
     "with_zero",
     "zero_is_void",
     "zero_mask",

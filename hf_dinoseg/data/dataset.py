@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..errors import DataError
+from ..images import MAX_PIXELS, cell_name, read_image, read_mask, read_upper
 from ..labels import LabelSpace
 from .augment import Picture, TrainTransform, label_tensor
 from .draws import WeightedDraws
-from .errors import DataError
-from .masks import MAX_PIXELS, cell_name, read_image, read_label_map, read_mask, read_upper
+from .label_maps import read_label_map
 from .rare import RareClassCrops
 from .sources.mixture import WEIGHT
 from .targets import OnBadSample, Skipped

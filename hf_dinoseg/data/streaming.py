@@ -19,12 +19,12 @@ from datasets import Dataset
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ..labels import LabelError, LabelSpace
+from ..errors import DataError, LabelError
+from ..images import MAX_PIXELS, read_image
+from ..labels import LabelSpace
 from .augment import TrainTransform
 from .collate import collate
 from .dataset import sample_key, sample_keys, training_item
-from .errors import DataError
-from .masks import MAX_PIXELS, read_image
 from .sources.stored import StoredSplits
 from .targets import OnBadSample, Skipped, check_sizes, read_target
 

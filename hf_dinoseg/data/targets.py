@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 
-from ..labels import LabelError, LabelSpace
-from .errors import DataError
-from .masks import MAX_PIXELS, Cell, cell_name, encode_label_map, read_mask, upright_size
+from ..errors import DataError, LabelError
+from ..images import MAX_PIXELS, Cell, cell_name, read_mask, upright_size
+from ..labels import LabelSpace
+from .label_maps import encode_label_map
 
 logger = logging.getLogger(__name__)
 

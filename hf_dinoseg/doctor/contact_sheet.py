@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..data.errors import DataError
-from ..data.masks import read_image, read_mask
+from ..errors import DataError
+from ..images import read_image, read_mask
 from ..labels import LabelSpace
 from ..visualize.fonts import fitting, label_font
 from ..visualize.overlay import hatch, tint

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..data.masks import cell_name
+from ..images import cell_name
 from .files import byte_size, digest, named_cell
 from .survey import Survey
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..data.masks import MAX_PIXELS
+from ..images import MAX_PIXELS
 from ..inference import Segmenter
 from ..labels import LabelSpace
 from .checks_classes import check_coverage, check_imbalance, check_void

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from ..data.arrays import cell_name, is_npy, read_npy
-from ..data.errors import DataError, TooLargeError
-from ..data.masks import MAX_PIXELS, open_picture
+from ..errors import ImageError, TooLargeError
+from ..images import MAX_PIXELS, cell_name, open_image
+from ..images.arrays import is_npy, read_npy
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _METADATA_CHUNKS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
@@ -107,22 +107,17 @@ def inspect_picture(cell: Mapping[str, Any], decode: bool = True, max_pixels: in
     if is_npy(cell):
         return _array_facts(cell, name)
     try:
-        with open_picture(cell, max_pixels) as image:
-            facts = _facts(image, name, decode)
-    except (TooLargeError, Image.DecompressionBombError) as error:
-        return FileFacts(name, fault=str(error).removeprefix(f"{name}: ").rstrip("."), fault_code="refused-file")
-    except UnidentifiedImageError:  # whose own words name a buffer's address
-        return FileFacts(name, fault="of no picture type that is known", fault_code="broken-file")
-    except Exception as error:  # decoders raise many kinds on broken files, and each of them is what we are here for
-        reason = str(error).rstrip(".") or type(error).__name__
-        return FileFacts(name, fault=reason, fault_code="broken-file")
-    return facts
+        with open_image(cell, max_pixels) as image:
+            return _facts(image, name, decode)
+    except ImageError as error:
+        code = "refused-file" if isinstance(error, TooLargeError) else "broken-file"
+        return FileFacts(name, fault=str(error).removeprefix(f"{name}: ").rstrip("."), fault_code=code)
 
 
 def _array_facts(cell: Mapping[str, Any], name: str) -> FileFacts:
     try:
         array = read_npy(cell)
-    except DataError as error:
+    except ImageError as error:
         return FileFacts(name, fault=str(error).removeprefix(f"{name}: ").rstrip("."), fault_code="broken-file")
     return FileFacts(name, (array.shape[1], array.shape[0]), "NPY", str(array.dtype))
 

@@ -14,10 +14,10 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from ..data.errors import DataError
-from ..data.masks import cell_name, read_image, read_mask
+from ..errors import DataError, LabelError
+from ..images import cell_name, read_image, read_mask
 from ..inference import as_input, predict_scores
-from ..labels import LabelError, LabelSpace
+from ..labels import LabelSpace
 from ..metrics import ConfusionMatrix, summarize
 from .survey import even_indices
 

@@ -7,6 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from ..errors import DataError
+
 Level = Literal["error", "warning", "info"]
 _ORDER: tuple[Level, ...] = ("error", "warning", "info")
 
@@ -29,7 +31,7 @@ class Finding:
     cure: str
 
 
-class DoctorError(ValueError):
+class DoctorError(DataError):
     """Data that would train something else than was meant; the message holds every error finding."""
 
 

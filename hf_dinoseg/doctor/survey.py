@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..data.errors import DataError
-from ..data.masks import MAX_PIXELS, cell_name, open_picture, read_mask
+from ..errors import DataError
+from ..images import MAX_PIXELS, cell_name, open_image, read_mask
 from ..labels import Color, LabelSpace
 from .files import FileFacts, inspect_picture, named_cell, presence
 
@@ -213,7 +213,7 @@ def train_counts(found: Mapping[int, int], space: LabelSpace) -> np.ndarray:
 
 
 def _palette(cell: Mapping[str, Any], values: Mapping[int, int], max_pixels: int) -> dict[int, Color]:
-    with open_picture(cell, max_pixels) as image:
+    with open_image(cell, max_pixels) as image:
         flat = image.getpalette("RGB") or []
     return {v: (flat[3 * v], flat[3 * v + 1], flat[3 * v + 2]) for v in values if 3 * v + 2 < len(flat)}
 

@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..labels import LabelSpace
+from ..models import head_class
 from ..recipe import write_yaml
 from ..visualize import class_colors
 
@@ -22,7 +23,6 @@ DINOV3_LICENSE = {
     "license_link": "https://ai.meta.com/resources/models-and-libraries/dinov3-license/",
 }
 
-_HEADS = {"mask2former": "Mask2Former", "eomt": "EoMT", "linear": "A linear head"}
 _MEANS = {
     "mean_iou": "mean IoU",
     "mean_dice": "mean Dice",
@@ -30,28 +30,13 @@ _MEANS = {
     "overall_accuracy": "overall accuracy",
 }
 
-_CITATIONS = {
-    "dinov3": """@misc{simeoni2025dinov3,
+_DINOV3_CITATION = """@misc{simeoni2025dinov3,
   title         = {{DINOv3}},
   author        = {Sim{\\'e}oni, Oriane and Vo, Huy V. and Seitzer, Maximilian and others},
   year          = {2025},
   eprint        = {2508.10104},
   archivePrefix = {arXiv}
-}""",
-    "mask2former": """@inproceedings{cheng2022mask2former,
-  title     = {Masked-attention Mask Transformer for Universal Image Segmentation},
-  author    = {Cheng, Bowen and Misra, Ishan and Schwing, Alexander G. and Kirillov, Alexander and Girdhar, Rohit},
-  booktitle = {CVPR},
-  year      = {2022}
-}""",
-    "eomt": """@inproceedings{kerssies2025eomt,
-  title     = {Your ViT is Secretly an Image Segmentation Model},
-  author    = {Kerssies, Tommie and Cavagnero, Niccol{\\`o} and Hermans, Alexander and Norouzi, Narges and
-               Averta, Giuseppe and Leibe, Bastian and Dubbelman, Gijs and de Geus, Daan},
-  booktitle = {CVPR},
-  year      = {2025}
-}""",
-}
+}"""
 
 
 def model_card(
@@ -79,6 +64,7 @@ def model_card(
         Markdown that begins with the metadata that the Hub reads.
     """
     space = LabelSpace.from_dict(label_space)
+    head = head_class(recipe["model"]["head"])
     backbone = recipe["model"]["backbone"]
     if base_model is None and isinstance(backbone, str) and _is_hub_id(backbone):
         base_model = backbone
@@ -106,7 +92,7 @@ def model_card(
         template_path=str(TEMPLATE),
         title=title,
         checkpoint=checkpoint,
-        head_name=_HEADS[recipe["model"]["head"]],
+        head_name=head.title,
         backbone_text=_backbone_text(backbone, base_model),
         trained="fine-tuned" if isinstance(backbone, str) else "trained from scratch",
         dataset_name=dataset,
@@ -127,7 +113,7 @@ def model_card(
         recipe_yaml=write_yaml(recipe).rstrip(),
         versions=", ".join(f"{name} {version}" for name, version in (metrics.get("versions") or {}).items()),
         license_text=_license_text(license, derived),
-        citations="\n\n".join(_CITATIONS[key] for key in (*dinov3, recipe["model"]["head"]) if key in _CITATIONS),
+        citations="\n\n".join(filter(None, (_DINOV3_CITATION if dinov3 else "", head.citation))),
     )
     return str(card)
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from ..errors import ModelError
+
 #: Published name → name here. `segmentation_model.0.*` is the adapter, `.1.*` the head; the first pattern that matches
 #: the whole of what follows `segmentation_model.` applies.
 _META_M2F_RULES: Sequence[tuple[str, str]] = (
@@ -120,7 +122,7 @@ _MASK2FORMER_PARTS: dict[str, Sequence[tuple[str, str]]] = {
 }
 
 
-class ConversionError(ValueError):
+class ConversionError(ModelError):
     """Weights that do not fit; the message names the tensors."""
 
 

@@ -19,6 +19,7 @@ from transformers import Mask2FormerForUniversalSegmentation
 from ..labels import LabelSpace
 from ..models import DinoSegConfig, DinoSegForSemanticSegmentation, DinoSegImageProcessor, default_out_layers
 from ..models.backbone import load_backbone_config, load_backbone_weights
+from ..models.head_mask2former import Mask2FormerHead
 from ..recipe import label_preset
 from .checkpoint_files import checked_tensor, count_layers, from_transformers, read_state_dict
 from .convert import (
@@ -209,7 +210,7 @@ def convert_mask2former(
         head="mask2former",
         num_queries=config.num_queries,
         hidden_dim=config.hidden_dim,
-        head_attention_heads=config.num_attention_heads,
+        num_attention_heads=config.num_attention_heads,
         pixel_decoder_layers=config.encoder_layers,
         pixel_decoder_ffn_dim=config.encoder_feedforward_dim,
         decoder_layers=config.decoder_layers - 1,  # transformers counts the prediction before the first layer
@@ -233,10 +234,10 @@ def init_head_from(model: DinoSegForSemanticSegmentation, checkpoint: str) -> He
     Raises:
         ConversionError: if the model has another head, or the checkpoint is no Mask2Former or fits nowhere.
     """
-    if model.config.head != "mask2former":
+    if not isinstance(model.head, Mask2FormerHead):
         raise ConversionError(
             f"model.init_head_from starts a head from transformers' Mask2Former; the model's head is "
-            f"{model.config.head!r}. Take it out, or set model.head to mask2former."
+            f"{model.config.head!r}. Take it out, or choose model.head: mask2former."
         )
     _, state_dict = from_transformers(Mask2FormerForUniversalSegmentation, checkpoint, "mask2former", complete=False)
     report = _take(model, state_dict)
@@ -280,7 +281,7 @@ def _m2f_sizes(weights: Mapping[str, Tensor]) -> dict[str, int]:
     return {
         "hidden_dim": rows(f"{head}pixel_decoder.mask_feature.weight", 4),
         # x and y of four points on each of three levels, and of one in the adapter, a head
-        "head_attention_heads": rows(f"{encoder}0.self_attn.sampling_offsets.weight") // 24,
+        "num_attention_heads": rows(f"{encoder}0.self_attn.sampling_offsets.weight") // 24,
         "adapter_attention_heads": rows(f"{adapter}interactions.0.extractor.attn.sampling_offsets.weight") // 8,
         "pixel_decoder_layers": count_layers(weights, encoder),
         "pixel_decoder_ffn_dim": rows(f"{encoder}0.linear1.weight"),

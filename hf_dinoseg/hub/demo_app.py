@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..errors import DinoSegError
 from ..inference import Segmenter
 from ..inference.background import Background
 from ..inference.segmenter import SegmentationResult, read_picture
@@ -31,7 +32,7 @@ _HERE = Path(__file__).parent
 _LONGEST_SIDE = 1280  # of what is shown; the downloaded label map keeps the picture's size
 
 
-class DemoError(ValueError):
+class DemoError(DinoSegError, ValueError):
     """A demo page that cannot be made; the message says what to do."""
 
 

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..errors import DinoSegError
 from ..inference import Segmenter
 from ..labels import LabelSpace
 from ..models.semantic import semantic_labels_and_scores, semantic_scores
@@ -40,7 +41,7 @@ _SINGLE_FILE_BYTES = 1_900_000_000  # a protobuf message ends at 2 GiB; larger w
 _OPSET = 20
 
 
-class ExportError(ValueError):
+class ExportError(DinoSegError, ValueError):
     """An export that cannot be done, or whose file does not answer as the model does."""
 
 

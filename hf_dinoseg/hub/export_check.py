@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..data import load_synthetic_retina, read_image
+from ..data import load_synthetic_retina
+from ..images import read_image
 from .export import METADATA_KEY, ExportError, ExportPlan, Format
 
 #: float32 files: rounding only, and what rounding does to near ties

@@ -2,7 +2,7 @@
 
 from .background import Background
 from .files import Job, Outcome, segment_files
-from .large import is_large, segment_large
+from .large import segment_large
 from .segmenter import SegmentationResult, Segmenter
 from .sliding_window import as_input, predict_best, predict_label_map, predict_scores
 from .windows import window_positions
@@ -14,7 +14,6 @@ __all__ = [
     "SegmentationResult",
     "Segmenter",
     "as_input",
-    "is_large",
     "predict_best",
     "predict_label_map",
     "predict_scores",

@@ -18,10 +18,10 @@ from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
+from ..images import image_size
 from . import batches, large
 from .download import download, is_url
 from .formats import Format, write_result
-from .row_reader import picture_size
 from .segmenter import Answer, Prepared, Segmenter
 
 logger = logging.getLogger(__name__)
@@ -205,7 +205,7 @@ class _Reader:
     def _read(self, number: int, job: Job, path: Path) -> _Item | tuple[None, Outcome] | None:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: there is no such file.")
-        width, height = picture_size(path)
+        width, height = image_size(path)
         if width * height > large.LARGE_PIXELS:
             if "ids" not in job.files:
                 raise ValueError(

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .row_reader import MAX_PIXELS, RowReader, picture_size
+from ..images import LARGEST, RowReader
 from .sliding_window import Mirrored, RowScores, as_input, score_strips
 from .tta import View, views
 from .windows import WindowScores, with_autocast
@@ -28,22 +28,12 @@ if TYPE_CHECKING:
 LARGE_PIXELS = 1 << 26
 
 
-def is_large(path: str | os.PathLike[str]) -> bool:
-    """Whether a picture has more than `LARGE_PIXELS` pixels; only the file's head is read.
-
-    Raises:
-        ValueError: if the file is no picture.
-    """
-    width, height = picture_size(path)
-    return width * height > LARGE_PIXELS
-
-
 @torch.inference_mode()
 def segment_large(
     segmenter: Segmenter,
     picture: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int = LARGEST,
     transparent: bool = False,
 ) -> Path:
     """Segment a picture of any size, by windows, into a label PNG; with a progress bar.
@@ -125,4 +115,4 @@ def _check(segmenter: Segmenter, chosen: list[View], picture: str | os.PathLike[
         raise ValueError(f"{target}: label maps are saved as PNG, which keeps every id; name the file *.png.")
 
 
-__all__ = ["LARGE_PIXELS", "is_large", "segment_large"]
+__all__ = ["LARGE_PIXELS", "segment_large"]

@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ..errors import ImageError
+from ..images import LARGEST, read_image, upright_rgb
 from ..labels import LabelSpace
 from ..models.image_processing_dinoseg import DinoSegImageProcessor
 from ..models.modeling_dinoseg import DinoSegForSemanticSegmentation
-from ..pictures import unreadable, upright_rgb
 from .background import Background
 from .download import download, is_url
 from .formats import whole_file
@@ -310,19 +311,12 @@ def read_picture(picture: Picture) -> Image.Image:
     if isinstance(picture, Image.Image):
         return upright_rgb(picture.copy(), "the picture")
     name = os.fspath(picture)
-    if is_url(name):
-        with TemporaryDirectory(prefix="dinoseg-") as folder:
-            fetched = os.path.join(folder, "picture")
-            download(name, fetched)
-            return _decode(fetched, name)
-    if not Path(name).is_file():
-        raise FileNotFoundError(f"{name}: there is no such file.")
-    return _decode(name, name)
-
-
-def _decode(path: str, name: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return upright_rgb(image, name)
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError on some broken PNG files
-        raise ValueError(f"{name}: cannot be read as a picture ({unreadable(error)}).") from error
+    if not is_url(name):
+        return read_image(name, max_pixels=LARGEST)
+    with TemporaryDirectory(prefix="dinoseg-") as folder:
+        fetched = os.path.join(folder, "image")
+        download(name, fetched)
+        try:
+            return read_image(fetched, max_pixels=LARGEST)
+        except ImageError as error:
+            raise ImageError(str(error).replace(fetched, name)) from None

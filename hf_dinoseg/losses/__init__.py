@@ -1,15 +1,25 @@
 """Training losses: mask classification for query heads, per-pixel losses for the linear head; both know void.
 
-Both losses are called alike, `loss(outputs, ..., normalizers=..., replicas=...)`, return a dict with "loss", and have a
-`normalizers(...)` method: additive counts, known before the forward pass, that make one loss exact over accumulation
-steps and processes (see `MaskClassificationLoss`).
+Every loss is a `Loss`: made from a recipe's `loss` section by `LOSSES[head.loss]`, and called alike.
 """
 
 from __future__ import annotations
 
+from .base import Loss
 from .class_weights import balanced_class_weights
 from .mask_classification import MaskClassificationLoss
 from .matcher import Assignment, Matcher
 from .pixel import PixelLoss
 
-__all__ = ["Assignment", "MaskClassificationLoss", "Matcher", "PixelLoss", "balanced_class_weights"]
+#: Losses by the name that a head gives in `Head.loss`.
+LOSSES: dict[str, type[Loss]] = {"mask_classification": MaskClassificationLoss, "pixel": PixelLoss}
+
+__all__ = [
+    "LOSSES",
+    "Assignment",
+    "Loss",
+    "MaskClassificationLoss",
+    "Matcher",
+    "PixelLoss",
+    "balanced_class_weights",
+]

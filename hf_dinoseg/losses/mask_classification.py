@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from .base import Loss
 from .matcher import Assignment, Matcher
 from .point_sampling import (
     Uniform,
@@ -22,25 +23,16 @@ from .point_sampling import (
 from .precomputed_gradient import attach_gradient
 
 
-class MaskClassificationLoss(nn.Module):
+class MaskClassificationLoss(Loss):
     """Class, mask and Dice loss of matched queries, summed over the final and all auxiliary predictions.
 
     Void pixels take no part in matching, in the choice of points, in cross-entropy or in Dice, and unmatched queries
     whose predicted mask lies in void are not taught "no object". Without void the loss is the standard one.
 
     **Normalisers.** The class term is divided by the sum of class weights over all queries, the mask terms by the
-    number of target masks. Both are known before the forward pass and additive, so that a loss is exact however a batch
-    is spread over accumulation steps and processes::
-
-        counts = sum(loss.normalizers(step["class_labels"], num_queries) for step in accumulation_steps)
-        counts = all_reduce_sum(counts)                      # only when distributed
-        for step in accumulation_steps:
-            terms = loss(outputs, ..., normalizers=counts, replicas=world_size)
-            terms["loss"].backward()                         # not divided by the number of accumulation steps
-
-    `replicas` undoes the averaging of gradients over processes by the distributed wrapper. Terms then add up over
-    accumulation steps, and average over processes, to those of the whole batch. Without `normalizers` the batch at hand
-    is the whole batch.
+    number of target masks; `Loss` says how they add up over accumulation steps and processes. `replicas` undoes the
+    averaging of gradients over processes by the distributed wrapper. Terms then add up over accumulation steps, and
+    average over processes, to those of the whole batch. Without `normalizers` the batch at hand is the whole batch.
 
     Args:
         num_labels: number of classes C, without "no object".
@@ -52,8 +44,23 @@ class MaskClassificationLoss(nn.Module):
         class_weights: (C,) weights of the classes in the class term; None for ones.
         void_query_threshold: an unmatched query is left out of the class term when more than this share of its
             predicted mask (sigmoid > 0.5) is void; 1 leaves none out.
+        ignore_index: the train id of void pixels, from which `targets` makes the void mask.
     """
 
+    settings = {
+        name: name
+        for name in (
+            "num_points",
+            "oversample_ratio",
+            "importance_sample_ratio",
+            "class_weight",
+            "mask_weight",
+            "dice_weight",
+            "no_object_weight",
+            "void_query_threshold",
+        )
+    }
+    counted: ClassVar[Literal["masks", "pixels"]] = "masks"
     class_term_weights: Tensor
 
     def __init__(
@@ -68,6 +75,7 @@ class MaskClassificationLoss(nn.Module):
         no_object_weight: float = 0.1,
         class_weights: Tensor | Sequence[float] | None = None,
         void_query_threshold: float = 0.5,
+        ignore_index: int = 255,
     ) -> None:
         super().__init__()
         if oversample_ratio < 1 or not 0 <= importance_sample_ratio <= 1:
@@ -81,6 +89,7 @@ class MaskClassificationLoss(nn.Module):
                 f"class_weights has shape {tuple(weights.shape)}; give one weight for each of {num_labels}"
             )
         self.num_labels = num_labels
+        self.ignore_index = ignore_index
         self.num_points = num_points
         self.oversample_ratio = oversample_ratio
         self.importance_sample_ratio = importance_sample_ratio
@@ -94,6 +103,16 @@ class MaskClassificationLoss(nn.Module):
         self.uniform: Uniform = torch.rand
         all_weights = torch.cat([weights, weights.new_tensor([no_object_weight])])
         self.register_buffer("class_term_weights", all_weights, persistent=False)
+
+    def targets(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "mask_labels": batch["mask_labels"],
+            "class_labels": batch["class_labels"],
+            "void_mask": batch["labels"] == self.ignore_index,
+        }
+
+    def counts(self, batch: Mapping[str, Any], num_queries: int) -> Tensor:
+        return self.normalizers(batch["class_labels"], num_queries)
 
     def normalizers(self, class_labels: Sequence[Tensor], num_queries: int) -> Tensor:
         """Additive counts of a batch: (2,) float32, [number of target masks, sum of class weights over all queries].

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from .base import Loss
 from .precomputed_gradient import attach_gradient
 
 
-class PixelLoss(nn.Module):
+class PixelLoss(Loss):
     """Cross-entropy and/or Dice loss between class scores and a label map; void pixels take no part.
 
     Cross-entropy is the mean over the valid pixels of the batch (weighted, with `class_weights`). Dice is the mean,
@@ -21,7 +22,7 @@ class PixelLoss(nn.Module):
     holds one image at full resolution, not the batch.
 
     `normalizers` and `replicas` make the loss exact over accumulation steps and processes, as described at
-    `MaskClassificationLoss`: sum `normalizers(labels)` of all steps and processes, and pass the sum to every call.
+    `Loss`: sum `normalizers(labels)` of all steps and processes, and pass the sum to every call.
 
     Args:
         num_labels: number of classes C.
@@ -30,6 +31,8 @@ class PixelLoss(nn.Module):
         class_weights: (C,) weights of the classes in the cross-entropy; None for ones.
     """
 
+    settings = {"pixel_ce_weight": "ce_weight", "pixel_dice_weight": "dice_weight"}
+    counted: ClassVar[Literal["masks", "pixels"]] = "pixels"
     ce_class_weights: Tensor
 
     def __init__(
@@ -55,6 +58,12 @@ class PixelLoss(nn.Module):
         self.ce_weight = ce_weight
         self.dice_weight = dice_weight
         self.register_buffer("ce_class_weights", weights, persistent=False)
+
+    def targets(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        return {"labels": batch["labels"]}
+
+    def counts(self, batch: Mapping[str, Any], num_queries: int) -> Tensor:
+        return self.normalizers(batch["labels"])
 
     def normalizers(self, labels: Tensor) -> Tensor:
         """Additive counts of a batch: (2,) float32, [sum of class weights over valid pixels, classes present per image

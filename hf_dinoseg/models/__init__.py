@@ -7,7 +7,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATI
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 
 from .backbone import BackboneError
-from .configuration_dinoseg import DinoSegConfig, default_out_layers
+from .configuration_dinoseg import DinoSegConfig
+from .head_mask2former import default_out_layers
+from .heads import HEADS, Head, Setting, head_class, head_settings, register_head
 from .image_processing_dinoseg import DinoSegImageProcessor
 from .modeling_dinoseg import DinoSegForSemanticSegmentation
 from .outputs import DinoSegOutput
@@ -33,7 +35,13 @@ __all__ = [
     "DinoSegForSemanticSegmentation",
     "DinoSegImageProcessor",
     "DinoSegOutput",
+    "HEADS",
+    "Head",
+    "Setting",
     "default_out_layers",
+    "head_class",
+    "head_settings",
+    "register_head",
     "semantic_label_map",
     "semantic_labels_and_scores",
     "semantic_scores",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from transformers import AutoBackbone, AutoConfig, PreTrainedConfig, PreTrainedM
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
 
-from .configuration_dinoseg import DinoSegConfig
+if TYPE_CHECKING:
+    from .configuration_dinoseg import DinoSegConfig
 
 logger = logging.getLogger(__name__)
 
@@ -138,8 +139,8 @@ class Backbone(nn.Module):
                     model.embeddings(pixel_values), {}, model.encoder.layer, model.layernorm, num_prefix, grid
                 )
         raise BackboneError(
-            f"head 'eomt' runs the blocks of a plain ViT; {type(model).__name__} has none. Take a DINOv3 ViT or DINOv2 "
-            "backbone, or head 'mask2former'."
+            f"this head runs the blocks of a plain ViT; {type(model).__name__} has none. Take a DINOv3 ViT or DINOv2 "
+            "backbone, or a head that reads feature maps, such as mask2former."
         )
 
 

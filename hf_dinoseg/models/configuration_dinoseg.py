@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+# every head registers itself when its file is read; here, so that a configuration alone knows them all
+from .head_eomt import EomtHead  # noqa: F401
+from .head_linear import LinearHead  # noqa: F401
+from .head_mask2former import Mask2FormerHead  # noqa: F401
+from .heads import head_class, head_settings
 
-def default_out_layers(num_layers: int) -> list[int]:
-    """The backbone layers (1-based) that the published DINOv3 segmentor reads.
-
-    Even quarters of the depth, except at 24 layers.
-
-    Example:
-        >>> default_out_layers(12)
-        [3, 6, 9, 12]
-        >>> default_out_layers(24)
-        [5, 12, 18, 24]
-
-    Raises:
-        ValueError: if there are fewer than four layers, so that four different ones cannot be chosen.
-    """
-    if num_layers < 4:
-        raise ValueError(f"the backbone has {num_layers} layers; features are read from four, so it needs at least 4.")
-    if num_layers == 24:
-        return [5, 12, 18, 24]
-    return [num_layers * quarter // 4 for quarter in (1, 2, 3, 4)]
+#: Names of version 0.1 and what they are now.
+_RENAMED = {"head_attention_heads": "num_attention_heads"}
 
 
 class DinoSegConfig(PreTrainedConfig):
@@ -35,7 +23,7 @@ class DinoSegConfig(PreTrainedConfig):
     Args:
         backbone_config: a transformers backbone configuration, or its dict with `model_type`. Its output layers are
             set from `out_layers`. None: a DINOv3 ViT of default size.
-        head: `mask2former`, `eomt` or `linear`.
+        head: `mask2former`, `eomt` or `linear`, or another registered one (`heads.register_head`).
         label_space: the plain dict of a label space (`classes`, `original_ids`, `void_id`, `ignore_index` …). When it
             is given, `id2label` follows from it; it restores original ids after prediction.
         ignore_index: the train id of void pixels; taken from `label_space` where that is given.
@@ -47,19 +35,8 @@ class DinoSegConfig(PreTrainedConfig):
             while the head's are those of the model. None: the model's.
         out_layers: backbone layers (1-based) whose features are used. None: the published choice for the depth (the
             last layer alone for the linear head; all four stages of a hierarchical backbone).
-        num_queries: queries of a mask head.
-        hidden_dim: width of the Mask2Former head and of its masks, a multiple of 32 and of `head_attention_heads`.
-        head_attention_heads: attention heads in pixel decoder and transformer decoder.
-        pixel_decoder_layers, pixel_decoder_ffn_dim: depth and feed-forward width of the deformable encoder.
-        decoder_layers, decoder_ffn_dim: depth and feed-forward width of the masked-attention decoder.
-        adapter: what gives the Mask2Former head strides 4 to 32 on a plain ViT: `vit_adapter`, the published one, or
-            `pyramid`, which is much cheaper and reads the last layer only. A hierarchical backbone needs neither.
-        adapter_attention_heads: heads of the ViT adapter's deformable attention; they divide half the backbone's width.
-        drop_path_rate: stochastic depth of the adapter while training.
-        norm: of the maps in the ViT adapter and the linear head: `batch` as published, or `group`, which does not
-            depend on the other images of a batch. The other parts have group or layer norms in any case.
-        attn_mask_probs: EoMT head: for each of the last backbone blocks that the queries take part in, the probability
-            that a query attends only inside its mask; a schedule brings it to zero. None: 1 for the last four blocks.
+        settings: by name, the settings of the heads, such as `num_queries`, `hidden_dim` and `num_attention_heads`:
+            see `settings` of each head's class.
 
     Raises:
         ValueError: on sizes that do not fit together, or labels that contradict the label space.
@@ -77,18 +54,10 @@ class DinoSegConfig(PreTrainedConfig):
     freeze_backbone: bool = True
     backbone_dtype: str | None = None
     out_layers: list[int] | None = None
-    num_queries: int = 100
-    hidden_dim: int = 256
-    head_attention_heads: int = 8
-    pixel_decoder_layers: int = 6
-    pixel_decoder_ffn_dim: int = 1024
-    decoder_layers: int = 9
-    decoder_ffn_dim: int = 2048
-    adapter: str = "vit_adapter"
-    adapter_attention_heads: int = 16
-    drop_path_rate: float = 0.3
-    norm: str = "batch"
-    attn_mask_probs: list[float] | None = None
+
+    if TYPE_CHECKING:  # the dataclass that transformers makes of this class takes settings of heads too
+
+        def __init__(self, *args: Any, **fields: Any) -> None: ...
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> DinoSegConfig:
@@ -105,23 +74,24 @@ class DinoSegConfig(PreTrainedConfig):
         return super().from_dict(config_dict, **kwargs)
 
     def __post_init__(self, **kwargs: Any) -> None:
+        head = head_class(self.head)
+        for old, new in _RENAMED.items():
+            if old in kwargs:
+                kwargs.setdefault(new, kwargs.pop(old))
+        for name, setting in head_settings().items():
+            setattr(self, name, kwargs.pop(name, setting.default))
         if self.label_space is not None:
             self._take_labels(kwargs)
         super().__post_init__(**kwargs)
-        self._choose_out_layers()
         if self.backbone_dtype not in (None, "float32", "bfloat16", "float16"):
             raise ValueError(f"backbone_dtype is {self.backbone_dtype!r}; choose float32, bfloat16 or float16.")
-        if self.adapter not in ("vit_adapter", "pyramid"):
-            raise ValueError(f"adapter is {self.adapter!r}; choose vit_adapter or pyramid.")
-        if self.norm not in ("batch", "group"):
-            raise ValueError(f"norm is {self.norm!r}; choose batch or group.")
-        if self.head == "eomt":
-            self._check_mask_probs()
-        if self.head == "mask2former" and (self.hidden_dim % 32 or self.hidden_dim % self.head_attention_heads):
-            raise ValueError(
-                f"hidden_dim is {self.hidden_dim}; it must be a multiple of 32 (group norm) and of "
-                f"head_attention_heads, {self.head_attention_heads}."
-            )
+        settings = {name: getattr(self, name) for name in head_settings()}
+        backbone: Any = self.backbone_config
+        depth = len(backbone.stage_names) - 1
+        faults = [fault for name, value in settings.items() if (fault := head_settings()[name].fault(name, value))]
+        if faults := faults or head.faults(settings, depth):
+            raise ValueError(" ".join(faults))
+        self._choose_out_layers(*head.layers(settings, depth, hasattr(backbone, "depths")), depth)
 
     def _take_labels(self, kwargs: dict[str, Any]) -> None:
         """`id2label`, `label2id` and `ignore_index` as the label space has them."""
@@ -140,31 +110,14 @@ class DinoSegConfig(PreTrainedConfig):
         self.label2id = {name: train_id for train_id, name in id2label.items()}
         self.ignore_index = int(space["ignore_index"])
 
-    def _check_mask_probs(self) -> None:
-        probabilities = [1.0] * 4 if self.attn_mask_probs is None else [float(p) for p in self.attn_mask_probs]
-        backbone: Any = self.backbone_config
-        depth = len(backbone.stage_names) - 1
-        if not 1 <= len(probabilities) <= depth or any(not 0 <= p <= 1 for p in probabilities):
-            raise ValueError(
-                f"attn_mask_probs is {probabilities}; it takes one probability, 0 to 1, for each of the last blocks "
-                f"that queries join, and the backbone has {depth}."
-            )
-        self.attn_mask_probs = probabilities
-
-    def _choose_out_layers(self) -> None:
+    def _choose_out_layers(self, default: list[int], counts: tuple[int, ...], depth: int) -> None:
         """Point the backbone's outputs at the layers that the head reads, each through the final norm."""
         backbone: Any = self.backbone_config
-        depth = len(backbone.stage_names) - 1
-        pyramid = self.head == "mask2former" and self.adapter == "pyramid" and not hasattr(backbone, "depths")
-        if self.out_layers is None:
-            layers = [depth] if pyramid or self.head in ("linear", "eomt") else default_out_layers(depth)
-        else:
-            layers = [int(layer) for layer in self.out_layers]
-        wanted = (1, 4) if self.head == "linear" else (1,) if pyramid or self.head == "eomt" else (4,)
-        if len(layers) not in wanted or layers != sorted(set(layers)) or not 1 <= layers[0] <= layers[-1] <= depth:
+        layers = default if self.out_layers is None else [int(layer) for layer in self.out_layers]
+        if len(layers) not in counts or layers != sorted(set(layers)) or not 1 <= layers[0] <= layers[-1] <= depth:
             raise ValueError(
-                f"out_layers is {layers}; head {self.head!r}{' with a pyramid' if pyramid else ''} reads "
-                f"{' or '.join(map(str, wanted))} different layers, ascending, between 1 and {depth}."
+                f"out_layers is {layers}; head {self.head!r} as it is set reads {' or '.join(map(str, counts))} "
+                f"different layers, ascending, between 1 and {depth}."
             )
         backbone.out_indices = layers
         for switch in ("apply_layernorm", "reshape_hidden_states"):
@@ -172,4 +125,4 @@ class DinoSegConfig(PreTrainedConfig):
                 setattr(backbone, switch, True)
 
 
-__all__ = ["DinoSegConfig", "default_out_layers"]
+__all__ = ["DinoSegConfig"]

@@ -9,8 +9,8 @@ ViT with some tokens more.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,14 @@ from torch.nn import functional as F
 from transformers import initialization as init
 
 from .backbone import Backbone, TokenStream
-from .configuration_dinoseg import DinoSegConfig
+from .heads import NUM_QUERIES, Head, Setting, register_head
 from .outputs import DinoSegOutput, Frame, MaskMlp, crop_to_frame, mask_logits
+
+if TYPE_CHECKING:
+    from .configuration_dinoseg import DinoSegConfig
+
+POWER = 0.9  # of the annealing
+_ALL_MASKED = [1.0] * 4
 
 
 class Upscale(nn.Module):
@@ -40,8 +46,72 @@ class Upscale(nn.Module):
         return self.norm(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class EomtHead(nn.Module):
-    """Queries for the last `eomt_blocks` blocks of a plain ViT, and what reads masks off them."""
+def masking_probabilities(progress: float, num_blocks: int) -> list[float]:
+    """For each of the last blocks, first to last, the probability that a query is held inside its mask there.
+
+    It falls from 1 to 0 over a sixth of training, as (1 - progress) to the power of 0.9: for the first block from one
+    sixth of training on, for the last from four sixths, for those between from places evenly spread. So do the paper's
+    trainings, with 3, 4 and 5 blocks (the step lists in the `configs/` of https://github.com/tue-mps/eomt); the last
+    sixth has no masks. A single block, which they do not have, is let off in the middle.
+
+    Args:
+        progress: share of the whole training that is done, 0 to 1.
+        num_blocks: blocks that the queries take part in.
+
+    Example:
+        >>> [round(p, 3) for p in masking_probabilities(450 / 1200, 4)]
+        [0.0, 0.772, 1.0, 1.0]
+        >>> masking_probabilities(1000 / 1200, 4)
+        [0.0, 0.0, 0.0, 0.0]
+    """
+    sixths = 6 * progress
+    starts = [1 + 3 * block / (num_blocks - 1) for block in range(num_blocks)] if num_blocks > 1 else [2.5]
+    return [(1.0 - min(max(sixths - start, 0.0), 1.0)) ** POWER for start in starts]
+
+
+@register_head("eomt")
+class EomtHead(Head):
+    """Queries for the last blocks of a plain ViT, and what reads masks off them."""
+
+    title = "EoMT"
+    citation = """@inproceedings{kerssies2025eomt,
+  title     = {Your ViT is Secretly an Image Segmentation Model},
+  author    = {Kerssies, Tommie and Cavagnero, Niccol{\\`o} and Hermans, Alexander and Norouzi, Narges and
+               Averta, Giuseppe and Leibe, Bastian and Dubbelman, Gijs and de Geus, Daan},
+  booktitle = {CVPR},
+  year      = {2025}
+}"""
+    settings = {
+        "num_queries": NUM_QUERIES,
+        "attn_mask_probs": Setting(
+            list[float] | None,
+            None,
+            "for each of the last backbone blocks that queries join, the probability that a query attends only inside "
+            "its mask; a schedule brings it to zero; null is 1 for the last four blocks",
+            in_recipe=False,
+        ),
+    }
+    fits_frozen_backbone = False  # its queries are read by blocks that have to learn to read them
+
+    @classmethod
+    def faults(cls, settings: Mapping[str, Any], depth: int | None = None) -> list[str]:
+        probabilities = settings.get("attn_mask_probs")
+        if probabilities is None:
+            probabilities = _ALL_MASKED
+        fits = 1 <= len(probabilities) and (depth is None or len(probabilities) <= depth)
+        if not fits or any(not 0 <= p <= 1 for p in probabilities):
+            has = "" if depth is None else f", and the backbone has {depth}"
+            return [
+                f"attn_mask_probs is {list(probabilities)}; it takes one probability, 0 to 1, for each of the last "
+                f"blocks that queries join{has}."
+            ]
+        return []
+
+    @classmethod
+    def unused(cls, settings: Mapping[str, Any]) -> list[str]:
+        if settings.get("norm") == "group":
+            return ["norm: group changes nothing, since the eomt head has layer norms; take it out."]
+        return []
 
     def __init__(self, config: DinoSegConfig, backbone: Backbone) -> None:
         super().__init__()
@@ -64,11 +134,15 @@ class EomtHead(nn.Module):
         Kept in the configuration: it is saved with the model, and being plain numbers it costs no look at the device.
         In evaluation a block masks where its probability is one half or more, so that answers do not depend on chance.
         """
-        return self.config.attn_mask_probs or []
+        given = self.config.attn_mask_probs
+        return list(_ALL_MASKED) if given is None else given
 
     @attn_mask_probs.setter
     def attn_mask_probs(self, probabilities: Sequence[float]) -> None:
         self.config.attn_mask_probs = [float(p) for p in probabilities]
+
+    def set_progress(self, progress: float) -> None:
+        self.attn_mask_probs = masking_probabilities(progress, len(self.attn_mask_probs))
 
     def forward(
         self, pixel_values: Tensor, frame: Frame, output_auxiliary: bool, *, backbone: Backbone

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor, nn
 
 from .adapter import resize_covered
 from .backbone import Backbone
-from .configuration_dinoseg import DinoSegConfig
+from .heads import NORM, Head, register_head
 from .norms import map_norm
 from .outputs import DinoSegOutput, Frame, crop_to_frame
 
+if TYPE_CHECKING:
+    from .configuration_dinoseg import DinoSegConfig
 
-class LinearHead(nn.Module):
+
+@register_head("linear")
+class LinearHead(Head):
     """Class scores of every patch from the last layer's features, or from several layers' concatenated."""
+
+    title = "A linear head"
+    loss = "pixel"
+    settings = {"norm": NORM}
+
+    @classmethod
+    def layers(cls, settings: Mapping[str, Any], depth: int, hierarchical: bool) -> tuple[list[int], tuple[int, ...]]:
+        return [depth], (1, 4)
 
     def __init__(self, config: DinoSegConfig, backbone: Backbone) -> None:
         super().__init__()

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,38 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .adapter import VitAdapter
 from .backbone import Backbone
-from .configuration_dinoseg import DinoSegConfig
 from .deformable_attention import Shape
+from .heads import LARGEST, NORM, NUM_QUERIES, Head, Setting, register_head
 from .outputs import DinoSegOutput, Frame, MaskMlp, crop_to_frame, mask_logits_of_all
 from .pixel_decoder import PixelDecoder, sine_position
 from .pyramid import SimplePyramid
+
+if TYPE_CHECKING:
+    from .configuration_dinoseg import DinoSegConfig
+
+_SIZE = {"ge": 1, "le": LARGEST}
+_DEPTH = {"ge": 1, "le": 256}
+
+
+def default_out_layers(num_layers: int) -> list[int]:
+    """The backbone layers (1-based) that the published DINOv3 segmentor reads.
+
+    Even quarters of the depth, except at 24 layers.
+
+    Example:
+        >>> default_out_layers(12)
+        [3, 6, 9, 12]
+        >>> default_out_layers(24)
+        [5, 12, 18, 24]
+
+    Raises:
+        ValueError: if there are fewer than four layers, so that four different ones cannot be chosen.
+    """
+    if num_layers < 4:
+        raise ValueError(f"the backbone has {num_layers} layers; features are read from four, so it needs at least 4.")
+    if num_layers == 24:
+        return [5, 12, 18, 24]
+    return [num_layers * quarter // 4 for quarter in (1, 2, 3, 4)]
 
 
 class Attention(nn.Module):
@@ -139,13 +167,68 @@ class MaskedDecoder(nn.Module):
         return torch.stack(logits), torch.stack(embeddings)
 
 
-class Mask2FormerHead(nn.Module):
+@register_head("mask2former")
+class Mask2FormerHead(Head):
     """Pyramid, pixel decoder and masked decoder.
 
     Images come padded to multiples of `pad_multiple`; predictions cover the frame only.
     """
 
+    title = "Mask2Former"
+    citation = """@inproceedings{cheng2022mask2former,
+  title     = {Masked-attention Mask Transformer for Universal Image Segmentation},
+  author    = {Cheng, Bowen and Misra, Ishan and Schwing, Alexander G. and Kirillov, Alexander and Girdhar, Rohit},
+  booktitle = {CVPR},
+  year      = {2022}
+}"""
+    settings = {
+        "num_queries": NUM_QUERIES,
+        "adapter": Setting(
+            Literal["vit_adapter", "pyramid"],
+            "vit_adapter",
+            "gives mask2former on a plain ViT its finer scales; pyramid is cheaper",
+        ),
+        "hidden_dim": Setting(int, 256, "width of pixel decoder and transformer decoder", _SIZE),
+        "num_attention_heads": Setting(int, 8, "attention heads; divides hidden_dim", _SIZE),
+        "pixel_decoder_layers": Setting(int, 6, "deformable encoder layers", _DEPTH),
+        "pixel_decoder_ffn_dim": Setting(int, 1024, "width of their feed-forward part", _SIZE),
+        "decoder_layers": Setting(int, 9, "masked-attention decoder layers", _DEPTH),
+        "decoder_ffn_dim": Setting(int, 2048, "width of their feed-forward part", _SIZE),
+        "adapter_attention_heads": Setting(
+            int, 16, "heads of the ViT adapter's deformable attention", _SIZE, in_recipe=False
+        ),
+        "drop_path_rate": Setting(float, 0.3, "share of adapter branches dropped in training", {"ge": 0, "lt": 1}),
+        "norm": NORM,
+    }
+    small = {
+        "hidden_dim": 32,
+        "num_attention_heads": 2,
+        "pixel_decoder_layers": 1,
+        "pixel_decoder_ffn_dim": 32,
+        "decoder_layers": 2,
+        "decoder_ffn_dim": 32,
+    }
+    starts_from = "a Mask2Former of transformers"
     pad_multiple = 32
+
+    @classmethod
+    def faults(cls, settings: Mapping[str, Any], depth: int | None = None) -> list[str]:
+        dim, heads = settings["hidden_dim"], settings["num_attention_heads"]
+        if dim % heads:
+            return [f"hidden_dim is {dim}; it must be a multiple of num_attention_heads, {heads}."]
+        return [f"hidden_dim is {dim}; it must be a multiple of 32 (group norm)."] if dim % 32 else []
+
+    @classmethod
+    def unused(cls, settings: Mapping[str, Any]) -> list[str]:
+        if settings["norm"] == "group" and settings["adapter"] == "pyramid":
+            return ["norm: group changes nothing, since adapter: pyramid has layer norms; take it out."]
+        return []
+
+    @classmethod
+    def layers(cls, settings: Mapping[str, Any], depth: int, hierarchical: bool) -> tuple[list[int], tuple[int, ...]]:
+        if settings["adapter"] == "pyramid" and not hierarchical:
+            return [depth], (1,)
+        return default_out_layers(depth), (4,)
 
     def __init__(self, config: DinoSegConfig, backbone: Backbone) -> None:
         super().__init__()
@@ -159,7 +242,7 @@ class Mask2FormerHead(nn.Module):
                     channels[-1], config.adapter_attention_heads, config.drop_path_rate, config.norm
                 )
             channels = self.adapter.channels
-        dim, num_heads = config.hidden_dim, config.head_attention_heads
+        dim, num_heads = config.hidden_dim, config.num_attention_heads
         self.pixel_decoder = PixelDecoder(
             channels, dim, num_heads, config.pixel_decoder_layers, config.pixel_decoder_ffn_dim
         )
@@ -200,4 +283,4 @@ def predict(logits: Tensor, embeddings: Tensor, mask_features: Tensor) -> DinoSe
     return DinoSegOutput(**predictions[-1], auxiliary_predictions=tuple(predictions[:-1]) or None)
 
 
-__all__ = ["Mask2FormerHead"]
+__all__ = ["Mask2FormerHead", "default_out_layers"]

@@ -1,12 +1,16 @@
 """DinoSegForSemanticSegmentation: a backbone and a head.
 
-The model computes no loss; it predicts. To add a head, write `head_<name>.py` and its line in `HEADS`.
+The model computes no loss; it predicts.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
+import os
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,20 +20,10 @@ from transformers import initialization as init
 
 from .backbone import Backbone, load_backbone_config, load_backbone_weights, pad_to_multiple
 from .configuration_dinoseg import DinoSegConfig
-from .head_eomt import EomtHead
-from .head_linear import LinearHead
-from .head_mask2former import Mask2FormerHead
+from .heads import head_class
 from .outputs import DinoSegOutput, Frame
 
 logger = logging.getLogger(__name__)
-
-#: A head is built as `Head(config, backbone)`, has `pad_multiple`, and is called with
-#: `(padded pixel_values, frame, output_auxiliary, backbone=…)`; it returns a `DinoSegOutput` whose maps span the frame.
-HEADS: dict[str, Any] = {
-    "mask2former": Mask2FormerHead,
-    "eomt": EomtHead,
-    "linear": LinearHead,
-}
 
 
 class DinoSegPreTrainedModel(PreTrainedModel):
@@ -42,7 +36,6 @@ class DinoSegPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
-    _no_split_modules = ["Mask2FormerHead", "EomtHead", "LinearHead"]
     _skip_keys_device_placement = ["backbone"]  # heads are given the module, which stays on its own device
 
     @property
@@ -56,15 +49,17 @@ class DinoSegPreTrainedModel(PreTrainedModel):
         `_init_weights` writes without looking. Ours looks, and has schemes for such modules."""
         super()._initialize_weights(module, is_custom_code=False)
 
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """As `PreTrainedModel.save_pretrained`. The code that is saved along is that of the model's class, and FSDP
-        gives a model a class made of torch's: it is laid aside meanwhile."""
+        gives a model a class made of torch's: it is laid aside meanwhile. The file of a head from outside this folder
+        is saved too."""
         given, own = type(self), next(cls for cls in type(self).__mro__ if cls.__module__ == __name__)
         self.__class__ = own
         try:
-            super().save_pretrained(*args, **kwargs)
+            super().save_pretrained(save_directory, *args, **kwargs)
         finally:
             self.__class__ = given
+        _save_code_of_head(type(self.head), Path(save_directory))
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -80,6 +75,24 @@ class DinoSegPreTrainedModel(PreTrainedModel):
             scheme()
 
 
+def _save_code_of_head(head: type, folder: Path) -> None:
+    """Put the file of a head from elsewhere among the code that was saved, and let that code read it.
+
+    In a checkpoint all code lies in one folder, so the file's imports from this package's `models` become imports of
+    files beside it.
+    """
+    registry = folder / "heads.py"
+    if head.__module__.rpartition(".")[0] == __name__.rpartition(".")[0] or not registry.is_file():
+        return
+    name = f"head_{head.name}"  # type: ignore[attr-defined]
+    code = Path(inspect.getfile(head)).read_text(encoding="utf-8")
+    code = re.sub(r"^(\s*from )hf_dinoseg\.models\.(\w+ import)", r"\1.\2", code, flags=re.MULTILINE)
+    (folder / f"{name}.py").write_text(code, encoding="utf-8")
+    line = f"\nfrom .{name} import {head.__name__}  # noqa: E402, F401 (registers itself)\n"
+    if line not in (text := registry.read_text(encoding="utf-8")):
+        registry.write_text(text + line, encoding="utf-8")
+
+
 class DinoSegForSemanticSegmentation(DinoSegPreTrainedModel):
     """Semantic segmentation on a (DINOv3) backbone.
 
@@ -93,12 +106,11 @@ class DinoSegForSemanticSegmentation(DinoSegPreTrainedModel):
 
     def __init__(self, config: DinoSegConfig, backbone_model: PreTrainedModel | None = None) -> None:
         super().__init__(config)
-        if config.head not in HEADS:
-            raise ValueError(f"head is {config.head!r}; choose one of {', '.join(HEADS)}.")
         self.backbone = Backbone(config, backbone_model)
-        self.head = HEADS[config.head](config, self.backbone)
+        self.head = head_class(config.head)(config, self.backbone)
+        self._no_split_modules = [type(self.head).__name__]
         self.post_init()
-        # heads that are not there would be looked for in vain by FSDP
+        # blocks that are not there would be looked for in vain by FSDP
         present = {type(module).__name__ for module in self.modules()}
         self._no_split_modules = [name for name in self._no_split_modules or () if name in present]
 

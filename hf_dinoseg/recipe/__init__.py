@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .faults import RecipeError
+from ..errors import RecipeError
 from .loader import Recipe, load_recipe
 from .presets import label_preset, presets
 from .schema import Evaluation, Hub, Model

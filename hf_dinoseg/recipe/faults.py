@@ -22,23 +22,8 @@ Finder = Callable[[str], Sequence[str]]
 """From an unknown key to the dotted names of fields elsewhere in the recipe that are spelt like it."""
 
 
-class RecipeError(ValueError):
-    """A recipe that cannot be used; the message lists every fault.
-
-    Args:
-        faults: one line each, starting with the dotted field.
-        where: the file or thing that holds the faults.
-    """
-
-    def __init__(self, faults: Sequence[str], where: str = "recipe") -> None:
-        self.faults = list(faults)
-        self.where = where
-        count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
-        super().__init__("\n  ".join([f"{where}: {count}", *self.faults]))
-
-
 class SectionError(ValueError):
-    """Raised inside a validator: faults of a part that is checked by a model of its own."""
+    """Raised inside a validator, for pydantic to carry: faults of a part that is checked by a model of its own."""
 
     def __init__(self, faults: Sequence[str]) -> None:
         self.faults = list(faults)

@@ -21,16 +21,20 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from ..errors import RecipeError
 from ..labels import LabelSpace
-from .faults import RecipeError, SectionError, list_faults, nearest, show
+from .faults import SectionError, list_faults, nearest, show
 from .presets import with_preset
-from .schema import Evaluation, Hub, Loss, Model
+from .schema import Evaluation, Hub, Loss, Model, model_section
 from .schema_data import SECTIONS, Data, DataSection
 from .training import check_training, training_fields
 from .yaml_rules import apply_overrides, read_yaml, write_yaml
 
-_PLAIN: dict[str, type[BaseModel]] = {"model": Model, "loss": Loss, "evaluation": Evaluation, "hub": Hub}
-_SECTIONS: dict[str, Any] = {"labels": LabelSpace, "data": Data, **_PLAIN}
+#: Names of version 0.1 and what they are now; the recipes of its checkpoints have them.
+_RENAMED = {
+    "model": {"head_attention_heads": "num_attention_heads"},
+    "loss": {"class_weights": "per_class_weights"},
+}
 _REQUIRED = {
     "labels": "a mapping, or {preset: ade20k}, e.g. labels: {classes: {0: background, 1: vessel}, ignore: [255]}",
     "data": "a mapping, e.g. data: {source: folder, root: data/retina}",
@@ -67,7 +71,7 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, every default written out; `Recipe.from_dict` gives an equal recipe back."""
         labels = {f.name: getattr(self.labels, f.name) for f in dataclasses.fields(LabelSpace)}
-        sections = {name: getattr(self, name).model_dump() for name in ("data", *_PLAIN)}
+        sections = {name: getattr(self, name).model_dump() for name in ("data", *_models())}
         sections["data"] = {"source": self.data.source, **sections["data"]}  # first, as one would write it
         order = [f.name for f in dataclasses.fields(self)]
         return {name: _plain({"labels": labels, "training": self.training, **sections}[name]) for name in order}
@@ -129,23 +133,32 @@ def _check(data: dict[str, Any], where: str, faults: list[str]) -> Recipe:
     return Recipe(**done)
 
 
+def _models() -> dict[str, type[BaseModel]]:
+    """The sections that are one pydantic model each."""
+    return {"model": model_section(), "loss": Loss, "evaluation": Evaluation, "hub": Hub}
+
+
 def _section(name: str, given: Any) -> Any:
+    schema: Any = {"labels": LabelSpace, "data": Data, **_models()}[name]
+    if isinstance(given, Mapping):
+        renamed = _RENAMED.get(name, {})
+        given = {renamed.get(key, key) if renamed.get(key) not in given else key: v for key, v in given.items()}
     try:
-        return _adapter(name).validate_json(json.dumps(given, default=repr), strict=True)
+        return _adapter(schema).validate_json(json.dumps(given, default=repr), strict=True)
     except ValidationError as error:
-        raise SectionError(list_faults(error, _SECTIONS[name], given, name, _elsewhere)) from error
+        raise SectionError(list_faults(error, schema, given, name, _elsewhere)) from error
 
 
 @cache
-def _adapter(name: str) -> TypeAdapter[Any]:
-    return TypeAdapter(_SECTIONS[name])
+def _adapter(schema: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(schema)
 
 
 def _elsewhere(key: str) -> list[str]:
     """Fields of any section that are spelt like `key`: equal ones first."""
     fields: dict[str, list[str]] = {"labels": [f.name for f in dataclasses.fields(LabelSpace)]}
     fields["data"] = list(dict.fromkeys(name for section in SECTIONS for name in section.model_fields))
-    fields |= {name: list(section.model_fields) for name, section in _PLAIN.items()}
+    fields |= {name: list(section.model_fields) for name, section in _models().items()}
     fields["training"] = training_fields()
     exact = [f"{section}.{key}" for section, names in fields.items() if key in names]
     close = [f"{section}.{guess}" for section, names in fields.items() if (guess := nearest(key, names))]
@@ -173,9 +186,9 @@ def _contradictions(done: Mapping[str, Any]) -> list[str]:
                 "data.rare_class_crops: rare classes are counted beforehand, which a stream (data.streaming) does not "
                 "do; take one of the two out."
             )
-        if (loss := done.get("loss")) and loss.class_weights == "auto":
+        if (loss := done.get("loss")) and loss.per_class_weights == "auto":
             faults.append(
-                "loss.class_weights: auto counts classes beforehand, which a stream (data.streaming) does not do; "
+                "loss.per_class_weights: auto counts classes beforehand, which a stream (data.streaming) does not do; "
                 "write a weight for each class that needs one: {3: 2.5}."
             )
     schedule = training["lr_scheduler_type"] if training else "polynomial"
@@ -197,10 +210,10 @@ def _contradictions(done: Mapping[str, Any]) -> list[str]:
             f"model.num_labels: {model.num_labels} contradicts `labels`, which makes {labels.num_labels} classes"
             f"{because}. Take model.num_labels out, or correct labels.classes."
         )
-    weights = done["loss"].class_weights if "loss" in done else None
+    weights = done["loss"].per_class_weights if "loss" in done else None
     if labels and isinstance(weights, dict) and (unknown := sorted(set(weights) - set(labels.original_ids))):
         faults.append(
-            f"loss.class_weights: {unknown} are no classes that learn; the ids are {list(labels.original_ids)}."
+            f"loss.per_class_weights: {unknown} are no classes that learn; the ids are {list(labels.original_ids)}."
         )
     if hub and training:
         for mine, theirs in (("repo_id", "hub_model_id"), ("private", "hub_private_repo")):

@@ -7,12 +7,13 @@ true or false. Descriptions stand in error messages and in the documentation.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
 from .borrowed import backbone_faults
-from .faults import SectionError, show
+from .faults import SectionError, nearest, show
 from .section import PositiveInt, Section
 
 Std = Annotated[float, Field(gt=0)]
@@ -21,13 +22,15 @@ Std = Annotated[float, Field(gt=0)]
 class Model(Section):
     """Backbone, head and which of them learns."""
 
+    # The settings of heads are fields too: `model_section` adds them.
+
     backbone: str | dict[str, Any] = Field(
         "facebook/dinov3-vits16-pretrain-lvd1689m",
         description="Hub id or local folder; or a transformers config (with model_type) to train from scratch",
     )
-    head: Literal["mask2former", "linear", "eomt"] = Field("mask2former", description="what turns features into masks")
-    adapter: Literal["vit_adapter", "pyramid"] = Field(
-        "vit_adapter", description="gives mask2former on a plain ViT its finer scales; pyramid is cheaper"
+    head: str = Field(
+        "mask2former",
+        description="what turns features into masks: mask2former, eomt, linear, or another one",
     )
     tune: Literal["head", "last_k", "llrd", "lora", "full"] = Field(
         "head",
@@ -52,19 +55,6 @@ class Model(Section):
         None, gt=0, lt=1, description="a running average of the weights is evaluated and saved, e.g. 0.999; null: none"
     )
     num_labels: PositiveInt | None = Field(None, description="only checked: the number follows from labels")
-    num_queries: PositiveInt = Field(100, description="object queries of the head")
-    hidden_dim: PositiveInt = Field(256, description="width of pixel decoder and transformer decoder")
-    head_attention_heads: PositiveInt = Field(8, description="attention heads; divides hidden_dim")
-    pixel_decoder_layers: PositiveInt = Field(6, description="deformable encoder layers")
-    pixel_decoder_ffn_dim: PositiveInt = Field(1024, description="width of their feed-forward part")
-    decoder_layers: PositiveInt = Field(9, description="masked-attention decoder layers")
-    decoder_ffn_dim: PositiveInt = Field(2048, description="width of their feed-forward part")
-    drop_path_rate: float = Field(0.3, ge=0, lt=1, description="share of adapter branches dropped in training")
-    norm: Literal["batch", "group"] = Field(
-        "batch",
-        description="of the ViT adapter and the linear head: batch norm as published, or group norm, for batches of "
-        "one or two pictures a process",
-    )
     out_layers: list[PositiveInt] | None = Field(
         None, min_length=1, description="backbone layers that the head sees, from 1; null is even quarters"
     )
@@ -73,7 +63,9 @@ class Model(Section):
     )
     image_std: tuple[Std, Std, Std] | None = Field(None, description="what is divided by then; null is ImageNet's")
     init_head_from: str | None = Field(
-        None, min_length=1, description="a Mask2Former of transformers, Hub id or folder, whose head is started from"
+        None,
+        min_length=1,
+        description="a Mask2Former of transformers, Hub id or folder, whose head a mask2former head starts from",
     )
 
     @model_validator(mode="before")
@@ -111,16 +103,23 @@ class Model(Section):
             raise SectionError(faults)
         return value
 
+    @field_validator("head")
+    @classmethod
+    def _known_head(cls, value: str) -> str:
+        from ..models import HEADS  # takes seconds
+
+        if value not in HEADS:
+            guess = nearest(value, list(HEADS))
+            hint = f" Did you mean `{guess}`?" if guess else ""
+            raise ValueError(f"{show(value)} is not accepted; write one of {', '.join(HEADS)}.{hint}")
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Model:
-        faults = []
-        if self.hidden_dim % self.head_attention_heads:
-            faults.append(
-                f"model.hidden_dim: {self.hidden_dim} does not divide into head_attention_heads "
-                f"{self.head_attention_heads}; write a multiple of {self.head_attention_heads}."
-            )
-        elif self.head == "mask2former" and self.hidden_dim % 32:
-            faults.append(f"model.hidden_dim: {self.hidden_dim} is no multiple of 32, as the head's group norm needs.")
+        from ..models import head_class
+
+        head, settings = head_class(self.head), self.model_dump()
+        faults = [f"model.{fault}" for fault in head.faults(settings) + head.unused(settings)]
         if self.backbone_warmup_steps and self.tune == "head":
             faults.append("model.backbone_warmup_steps: nothing of the backbone learns with tune: head; take it out.")
         if self.backbone_dtype != "float32" and self.tune != "head":
@@ -129,14 +128,11 @@ class Model(Section):
                 f"{self.tune}: steps of the optimiser, and LoRA's updates where they are merged, are smaller than what "
                 "such weights can tell apart. Write float32 (training.bf16: true computes in bfloat16), or tune: head."
             )
-        if self.init_head_from and self.head != "mask2former":
+        if self.init_head_from and not head.starts_from:
             faults.append(
-                f"model.init_head_from: {show(self.init_head_from)} starts a mask2former head, and model.head is "
-                f"{self.head}; take it out."
+                f"model.init_head_from: {show(self.init_head_from)} is of no use to head {self.head}, which starts "
+                "from random weights; take it out."
             )
-        if self.norm == "group" and (self.head == "eomt" or self.head == "mask2former" and self.adapter == "pyramid"):
-            part = "the eomt head" if self.head == "eomt" else "adapter: pyramid"
-            faults.append(f"model.norm: group changes nothing, since {part} has layer norms; take it out.")
         if self.out_layers and sorted(set(self.out_layers)) != self.out_layers:
             faults.append(f"model.out_layers: {self.out_layers} is not accepted; write each once, in ascending order.")
         if faults:
@@ -144,10 +140,30 @@ class Model(Section):
         return self
 
 
+def model_section() -> type[Model]:
+    """The `model` section with the settings of every head that is registered now."""
+    from ..models import HEADS
+
+    return _with_settings(tuple(HEADS))
+
+
+@cache
+def _with_settings(heads: tuple[str, ...]) -> type[Model]:
+    from ..models import head_settings
+
+    fields: dict[str, Any] = {}
+    for name, setting in head_settings().items():
+        if setting.in_recipe:
+            bounds: dict[str, Any] = dict(setting.bounds)
+            fields[name] = (Annotated[setting.type, Field(**bounds)], Field(setting.default, description=setting.help))
+    section: type[Model] = create_model("Model", __base__=Model, __doc__=Model.__doc__, **fields)
+    return section
+
+
 class Loss(Section):
     """Mask classification, as Mask2Former publishes it (arXiv:2112.01527); for the linear head a loss over pixels."""
 
-    class_weights: Literal["auto"] | dict[int, Annotated[float, Field(ge=0)]] | None = Field(
+    per_class_weights: Literal["auto"] | dict[int, Annotated[float, Field(ge=0)]] | None = Field(
         None,
         description="weights of the classes by original id, the others 1; auto: from how often they occur, rare ones "
         "more; null: all 1",

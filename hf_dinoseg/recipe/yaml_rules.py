@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from .faults import RecipeError, show
+from ..errors import RecipeError
+from .faults import show
 
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")

@@ -1,7 +1,7 @@
 """Training: the Trainer, its optimiser groups, its output folder."""
 
-from .annealing import MaskAnnealing
-from .errors import RunError
+from ..errors import RunError
+from .callbacks import HeadSchedule
 from .evaluation import StreamedMetrics
 from .optim import parameter_groups
 from .panel_writer import PanelWriter
@@ -12,7 +12,7 @@ from .tuning import apply_tuning
 
 __all__ = [
     "DinoSegTrainer",
-    "MaskAnnealing",
+    "HeadSchedule",
     "PanelWriter",
     "Preempted",
     "RunError",

@@ -29,3 +29,24 @@ class EpochCallback(TrainerCallback):
         """Of a stream the library knows no epochs; what is logged is how often it has been gone through."""
         if isinstance(self.dataset, StreamingSegmentationDataset):
             state.epoch = float(self.dataset.passes)
+
+
+class HeadSchedule(TrainerCallback):
+    """Tells the head how far training is: EoMT lets its queries off their masks by it.
+
+    What a head makes of it follows from the step alone, so that a resumed run goes on where it was. A run that ends
+    with its best checkpoint ends with that one's progress: predictions are made as they were when it was measured.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        kwargs["model"].head.set_progress(state.global_step / max(state.max_steps, 1))
+
+    on_step_end = on_train_begin
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        loaded = state.best_global_step if args.load_best_model_at_end else None
+        kwargs["model"].head.set_progress((loaded or state.global_step) / max(state.max_steps, 1))

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..errors import RunError
 from .ema import WeightAverage
-from .errors import RunError
 from .lora import has_lora, merge_lora, merged_state_dict
 
 FILE = "training_weights.safetensors"

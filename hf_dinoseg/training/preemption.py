@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .errors import RunError
+from ..errors import RunError
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
-from .errors import RunError
+from ..errors import RunError
 
 
 def check_processes(args: TrainingArguments) -> None:

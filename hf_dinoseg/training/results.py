@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..data import EvalDataset, collate_eval, read_image, zero_is_void
+from ..data import EvalDataset, collate_eval, zero_is_void
+from ..images import read_image
 from ..inference import predict_best
 from ..labels import LabelSpace
 from ..visualize import CURVES_FILE, ReportPicture, render_report, save_confusion, save_curves

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from .errors import RunError
+from ..errors import RunError
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from .errors import RunError
+from ..errors import RunError
 from .evaluation import average_buffers
 from .own_weights import AverageCallback, OwnWeights
 from .preemption import Preempted, SaveOnSigterm

@@ -9,7 +9,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
-from .errors import RunError
+from ..errors import RunError
 
 POWER = 0.9
 

@@ -24,14 +24,14 @@ from ..data import (
     collate_eval,
     expand_batch,
 )
+from ..errors import RunError
 from ..inference import Background
 from ..inference.batches import predict_pictures
 from ..labels import LabelSpace
-from ..losses import MaskClassificationLoss, PixelLoss
+from ..losses import Loss
 from ..metrics import BETA, background_matrices, confusion_matrix, per_class_table
 from .batch_norm import synchronise_batch_norms
 from .callbacks import EpochCallback
-from .errors import RunError
 from .evaluation import StreamedMetrics, average_buffers, picture_counts, whole_on_each_process, without_autocast
 from .panel_writer import PanelWriter
 from .rates import RatesTrainer
@@ -78,7 +78,7 @@ class DinoSegTrainer(RatesTrainer):
         model: PreTrainedModel,
         args: TrainingArguments,
         *,
-        criterion: MaskClassificationLoss | PixelLoss | None,
+        criterion: Loss | None,
         label_space: LabelSpace,
         inference: dict[str, Any],
         processing_class: Any,
@@ -205,10 +205,7 @@ class DinoSegTrainer(RatesTrainer):
         """What the loss is divided by: the criterion's counts, summed over accumulation steps and processes."""
         if not batch_samples or self.criterion is None:
             return None
-        if isinstance(self.criterion, PixelLoss):
-            counts = [self.criterion.normalizers(batch["labels"]) for batch in batch_samples]
-        else:
-            counts = [self.criterion.normalizers(batch["class_labels"], self.num_queries) for batch in batch_samples]
+        counts = [self.criterion.counts(batch, self.num_queries) for batch in batch_samples]
         total = torch.stack(counts).sum(0).to(device)
         return self.accelerator.reduce(total, reduction="sum") if self.args.world_size > 1 else total
 
@@ -228,14 +225,7 @@ class DinoSegTrainer(RatesTrainer):
         if self.criterion is None:
             raise RunError("This trainer was made without a criterion, so it evaluates only.")
         outputs = model(pixel_values=inputs["pixel_values"])
-        if isinstance(self.criterion, PixelLoss):
-            targets = {"labels": inputs["labels"]}
-        else:
-            targets = {
-                "mask_labels": inputs["mask_labels"],
-                "class_labels": inputs["class_labels"],
-                "void_mask": inputs["labels"] == self.label_space.ignore_index,
-            }
+        targets = self.criterion.targets(inputs)
         terms = self.criterion(outputs, **targets, normalizers=num_items_in_batch, replicas=self.args.world_size)
         self.step_log.add(terms, len(inputs["pixel_values"]))
         loss: torch.Tensor = terms["loss"]

@@ -7,8 +7,8 @@ from typing import Literal
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..errors import RunError
 from ..models import DinoSegForSemanticSegmentation
-from .errors import RunError
 from .lora import add_lora
 
 Tune = Literal["head", "last_k", "llrd", "lora", "full"]

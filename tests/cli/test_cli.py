@@ -20,8 +20,7 @@ import hf_dinoseg
 from hf_dinoseg.cli import app
 from hf_dinoseg.cli._checkpoint import CheckpointError, loading
 from hf_dinoseg.cli._errors import message_for
-from hf_dinoseg.data.errors import DataError
-from hf_dinoseg.labels import LabelError
+from hf_dinoseg.errors import DataError, LabelError
 from hf_dinoseg.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]

@@ -13,10 +13,11 @@ from datasets import Dataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from hf_dinoseg.data import DataError, EvalDataset, SegmentationDataset, TrainTransform, collate, collate_eval
+from hf_dinoseg.data import EvalDataset, SegmentationDataset, TrainTransform, collate, collate_eval
 from hf_dinoseg.data.sources import FEATURES
 from hf_dinoseg.data.targets import drop_bad, prepare_targets
-from hf_dinoseg.labels import LabelError, LabelSpace
+from hf_dinoseg.errors import DataError, LabelError
+from hf_dinoseg.labels import LabelSpace
 
 SPACE = LabelSpace({0: "background", 1: "artery"})
 

@@ -14,7 +14,6 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from hf_dinoseg.data import (
-    DataError,
     EvalDataset,
     RareClassCrops,
     SegmentationDataset,
@@ -22,11 +21,11 @@ from hf_dinoseg.data import (
     collate,
     load_synthetic_retina,
     prepare_targets,
-    read_image,
-    read_label_map,
 )
-from hf_dinoseg.data.masks import encode_label_map
+from hf_dinoseg.data.label_maps import encode_label_map, read_label_map
 from hf_dinoseg.data.sources import FEATURES
+from hf_dinoseg.errors import DataError
+from hf_dinoseg.images import read_image
 from hf_dinoseg.labels import LabelSpace
 
 SPACE = LabelSpace({0: "background", 1: "artery", 2: "vein", 3: "disc"})

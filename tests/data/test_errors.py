@@ -7,7 +7,7 @@ import pickle
 import pytest
 from torch._utils import ExceptionWrapper
 
-from hf_dinoseg.data import DataError
+from hf_dinoseg.errors import DataError
 
 MESSAGE = "a.png: the file is broken; restore it.\nOr remove it."
 

@@ -12,7 +12,6 @@ import pytest
 from datasets import Dataset, load_dataset
 
 from hf_dinoseg.data import (
-    DataError,
     SegmentationDataset,
     StreamingSegmentationDataset,
     StreamLoader,
@@ -22,6 +21,7 @@ from hf_dinoseg.data import (
     open_stream,
     prepare_targets,
 )
+from hf_dinoseg.errors import DataError
 from hf_dinoseg.labels import LabelSpace
 
 SPACE = LabelSpace({0: "background", 1: "artery", 2: "vein", 3: "disc"})

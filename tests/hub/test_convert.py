@@ -26,7 +26,7 @@ def expected() -> dict[str, Tensor]:
         model = DinoSegForSemanticSegmentation.from_backbone(
             BACKBONE,
             hidden_dim=64,
-            head_attention_heads=16,
+            num_attention_heads=16,
             pixel_decoder_ffn_dim=4096,
             decoder_ffn_dim=4096,
             num_labels=7,

@@ -76,7 +76,7 @@ def m2f_folder(vit: Path, m2f_weights: dict[str, Tensor], tmp_path_factory: pyte
 def test_a_published_m2f_head_of_another_size_converts_reloads_and_runs(m2f_folder: Path, tmp_path: Path) -> None:
     segmenter = Segmenter.from_pretrained(m2f_folder)
     config = segmenter.model.config
-    assert (config.hidden_dim, config.head_attention_heads, config.num_queries, config.num_labels) == (128, 8, 100, 150)
+    assert (config.hidden_dim, config.num_attention_heads, config.num_queries, config.num_labels) == (128, 8, 100, 150)
     assert (config.pixel_decoder_ffn_dim, config.decoder_ffn_dim, config.decoder_layers) == (FFN, FFN, 9)
     assert (segmenter.mode, segmenter.window, segmenter.stride) == ("slide", 64, 48)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype=np.uint8))
@@ -275,7 +275,7 @@ def test_a_recipe_starts_its_head_from_a_mask2former(
     peer: tuple[Mask2FormerForUniversalSegmentation, Path], tmp_path: Path, write_tiny_recipe: Callable[[Path], Path]
 ) -> None:
     original, folder = peer
-    sizes = ["model.hidden_dim=64", "model.head_attention_heads=4", "model.pixel_decoder_ffn_dim=48"]
+    sizes = ["model.hidden_dim=64", "model.num_attention_heads=4", "model.pixel_decoder_ffn_dim=48"]
     sizes += ["model.num_queries=9"]
     path = write_tiny_recipe(tmp_path)
     model = build_model(load_recipe(path, [*sizes, f"model.init_head_from={folder}"]))

@@ -37,7 +37,7 @@ VIT: dict[str, Any] = {
 }  # fmt: skip
 CONVNEXT: dict[str, Any] = {"model_type": "dinov3_convnext", "hidden_sizes": [8, 16, 32, 64], "depths": [1, 1, 1, 1]}
 HEAD: dict[str, Any] = {
-    "hidden_dim": 32, "head_attention_heads": 2, "adapter_attention_heads": 2, "pixel_decoder_layers": 1,
+    "hidden_dim": 32, "num_attention_heads": 2, "adapter_attention_heads": 2, "pixel_decoder_layers": 1,
     "pixel_decoder_ffn_dim": 32, "decoder_layers": 1, "decoder_ffn_dim": 32, "num_queries": 6,
 }  # fmt: skip
 

@@ -28,7 +28,7 @@ def tiny_model(**fields) -> DinoSegForSemanticSegmentation:
         label_space=SPACE.to_dict(),
         num_queries=8,
         hidden_dim=32,
-        head_attention_heads=2,
+        num_attention_heads=2,
         pixel_decoder_layers=1,
         pixel_decoder_ffn_dim=32,
         decoder_layers=2,

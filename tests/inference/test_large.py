@@ -15,8 +15,8 @@ from PIL import Image
 from torch import nn
 from transformers.utils import ModelOutput
 
-from hf_dinoseg.inference import Segmenter, is_large, segment_large
-from hf_dinoseg.inference.row_reader import RowReader
+from hf_dinoseg.images import RowReader
+from hf_dinoseg.inference import Segmenter, segment_large
 from hf_dinoseg.labels import LabelSpace
 from hf_dinoseg.models import DinoSegImageProcessor
 
@@ -138,8 +138,6 @@ def test_what_cannot_be_done_by_strips_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="broken.png: cannot be read as a picture"):
         segment_large(segmenter(), tmp_path / "broken.png", target)
     assert not target.exists()
-    monkeypatch.setattr("hf_dinoseg.inference.large.LARGE_PIXELS", 3599)
-    assert is_large(file)
 
 
 def test_a_failure_midway_leaves_no_file(tmp_path):

@@ -14,7 +14,7 @@ REFERENCE = Path(__file__).parent.parent / "reference"
 #: the configuration of the reference run, beside `from_backbone(TINY_BACKBONE)`
 SETTINGS = {
     "hidden_dim": 64,
-    "head_attention_heads": 16,
+    "num_attention_heads": 16,
     "pixel_decoder_ffn_dim": 4096,
     "decoder_ffn_dim": 4096,
     "num_labels": 7,

@@ -43,7 +43,7 @@ def test_labels_that_contradict_the_label_space_are_refused(contradiction: dict[
     ("fields", "message"),
     [
         ({"hidden_dim": 48}, "multiple of 32"),
-        ({"hidden_dim": 64, "head_attention_heads": 3}, "head_attention_heads, 3"),
+        ({"hidden_dim": 64, "num_attention_heads": 3}, "num_attention_heads, 3"),
         ({"out_layers": [1, 2, 3]}, "out_layers"),
         ({"out_layers": [4, 3, 2, 1]}, "ascending"),
         ({"out_layers": [1, 2, 3, 5]}, "between 1 and 4"),

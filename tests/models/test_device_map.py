@@ -18,7 +18,7 @@ SMALL = {
     "num_labels": 4,
     "num_queries": 8,
     "hidden_dim": 32,
-    "head_attention_heads": 2,
+    "num_attention_heads": 2,
     "pixel_decoder_layers": 1,
     "pixel_decoder_ffn_dim": 32,
     "decoder_layers": 2,

@@ -14,7 +14,7 @@ BACKBONE = {
     "num_attention_heads": 2,
     "intermediate_size": 64,
 }
-SMALL = {"num_queries": 4, "hidden_dim": 32, "head_attention_heads": 2, "pixel_decoder_layers": 1, "decoder_layers": 1}
+SMALL = {"num_queries": 4, "hidden_dim": 32, "num_attention_heads": 2, "pixel_decoder_layers": 1, "decoder_layers": 1}
 
 
 def norms_of(model):

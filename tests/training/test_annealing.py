@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from hf_dinoseg.training.annealing import MaskAnnealing, masking_probabilities
+from hf_dinoseg.models import DinoSegConfig, DinoSegForSemanticSegmentation
+from hf_dinoseg.models.head_eomt import masking_probabilities
+from hf_dinoseg.training import HeadSchedule
 
 #: the steps of the published trainings (configs/ of github.com/tue-mps/eomt) and how many they are in all: epochs times
 #: batches of 16. ADE20K and COCO with ViT-L, COCO with ViT-B and with ViT-g, COCO with ViT-S for twice as long,
@@ -28,17 +30,17 @@ def test_blocks_are_let_off_where_the_published_trainings_let_them_off(
 ) -> None:
     for block, (start, end) in enumerate(zip(starts, ends, strict=True)):
         margin = max_steps // 1000  # the published steps are rounded
-        assert masking_probabilities(start - margin, max_steps, len(starts))[block] == 1.0
-        assert masking_probabilities(start + margin, max_steps, len(starts))[block] < 1.0
-        assert masking_probabilities(end - margin, max_steps, len(starts))[block] > 0.0
-        assert masking_probabilities(end + margin, max_steps, len(starts))[block] == 0.0
-        halfway = masking_probabilities(round((start + end) / 2), max_steps, len(starts))[block]
+        assert masking_probabilities((start - margin) / max_steps, len(starts))[block] == 1.0
+        assert masking_probabilities((start + margin) / max_steps, len(starts))[block] < 1.0
+        assert masking_probabilities((end - margin) / max_steps, len(starts))[block] > 0.0
+        assert masking_probabilities((end + margin) / max_steps, len(starts))[block] == 0.0
+        halfway = masking_probabilities((round((start + end) / 2)) / max_steps, len(starts))[block]
         assert halfway == pytest.approx(0.5**0.9, abs=0.005)
 
 
 @pytest.mark.parametrize("num_blocks", [1, 2, 3, 4, 6])
 def test_the_blocks_are_let_off_in_their_order_and_all_by_five_sixths(num_blocks: int) -> None:
-    rows = [masking_probabilities(step, 1200, num_blocks) for step in range(1201)]
+    rows = [masking_probabilities(step / 1200, num_blocks) for step in range(1201)]
     assert rows[0] == [1.0] * num_blocks
     for row, later in zip(rows, rows[1:], strict=False):
         assert row == sorted(row) and all(after <= before for before, after in zip(row, later, strict=True))
@@ -48,11 +50,12 @@ def test_the_blocks_are_let_off_in_their_order_and_all_by_five_sixths(num_blocks
 
 
 def test_the_probabilities_are_those_of_the_step_and_in_the_end_of_the_best_checkpoint() -> None:
-    model = SimpleNamespace(config=SimpleNamespace(attn_mask_probs=[1.0] * 4))
+    vit = {"model_type": "dinov3_vit", "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
+    model = DinoSegForSemanticSegmentation(DinoSegConfig(vit | {"intermediate_size": 16}, head="eomt", num_labels=2))
     args: Any = SimpleNamespace(load_best_model_at_end=True)
     state: Any = SimpleNamespace(global_step=60, max_steps=150, best_global_step=60)
     control: Any = None
-    callback = MaskAnnealing()
+    callback = HeadSchedule()
     callback.on_train_begin(args, state, control, model=model)
     at_best = list(model.config.attn_mask_probs)
     assert at_best[0] == 0 and 0 < at_best[1] < 1 and at_best[2:] == [1, 1]

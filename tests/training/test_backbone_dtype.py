@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from hf_dinoseg import DinoSegForSemanticSegmentation, Segmenter, load_recipe
 from hf_dinoseg.build import evaluate, train
+from hf_dinoseg.errors import RecipeError, RunError
 from hf_dinoseg.objects import build_model, build_processor
-from hf_dinoseg.recipe import RecipeError
-from hf_dinoseg.training import RunError, apply_tuning
+from hf_dinoseg.training import apply_tuning
 
 WriteRecipe = Callable[[Path], Path]
 HALF = ("model.tune=head", "model.backbone_dtype=bfloat16")

@@ -13,7 +13,7 @@ import torch
 import hf_dinoseg.build
 from hf_dinoseg import LabelSpace, Segmenter, load_recipe
 from hf_dinoseg.build import evaluate, train
-from hf_dinoseg.data import read_image, read_mask
+from hf_dinoseg.images import read_image, read_mask
 from hf_dinoseg.objects import build_data
 from hf_dinoseg.training import DinoSegTrainer
 

@@ -16,7 +16,8 @@ import pytest
 
 from hf_dinoseg import load_recipe
 from hf_dinoseg.build import train
-from hf_dinoseg.training import DinoSegTrainer, RunError
+from hf_dinoseg.errors import RunError
+from hf_dinoseg.training import DinoSegTrainer
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("DINOSEG_TEST_KILLS", "3"))  # 20 in the long form

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from hf_dinoseg.training.errors import RunError
+from hf_dinoseg.errors import RunError
 from hf_dinoseg.training.run_folder import claim, inspect, newest_whole_checkpoint
 
 WEIGHTS = save({"w": torch.zeros(3)})

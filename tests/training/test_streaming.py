@@ -10,8 +10,8 @@ import pytest
 
 from hf_dinoseg import load_recipe
 from hf_dinoseg.build import train
+from hf_dinoseg.errors import RecipeError
 from hf_dinoseg.objects import build_source
-from hf_dinoseg.recipe import RecipeError
 
 ROOT = Path(__file__).parents[2]
 STREAM = ["data.streaming=true", "data.shuffle_buffer=4", "training.max_steps=8", "training.save_total_limit=null"]
@@ -107,7 +107,7 @@ def test_a_parquet_stream_from_doctor_to_metrics(tmp_path, write_tiny_recipe, ca
     ("overrides", "words"),
     [
         (["training.max_steps=-1"], r"training\.max_steps: missing.*data\.streaming"),
-        (["loss.class_weights=auto"], r"loss\.class_weights.*data\.streaming"),
+        (["loss.per_class_weights=auto"], r"loss\.per_class_weights.*data\.streaming"),
         (["data={source: mixture, streaming: true, sources: [{source: synthetic-retina}]}"], "mixture"),
     ],
 )

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from hf_dinoseg import DinoSegForSemanticSegmentation, load_recipe
+from hf_dinoseg.errors import RunError
 from hf_dinoseg.objects import build_model
-from hf_dinoseg.training import RunError, apply_tuning, parameter_groups
+from hf_dinoseg.training import apply_tuning, parameter_groups
 from hf_dinoseg.training.tuning import backbone_blocks, block_depths
 
 VIT = {"model_type": "dinov3_vit", "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
@@ -15,7 +16,7 @@ VIT |= {"intermediate_size": 64, "num_register_tokens": 2}
 CONVNEXT = {"model_type": "dinov3_convnext", "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
 DINOV2 = {"model_type": "dinov2", "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
 VITDET = {**DINOV2, "model_type": "vitdet", "image_size": 64, "pretrain_image_size": 64, "patch_size": 16}
-HEAD = {"num_queries": 5, "hidden_dim": 32, "head_attention_heads": 2, "pixel_decoder_layers": 1, "decoder_layers": 2}
+HEAD = {"num_queries": 5, "hidden_dim": 32, "num_attention_heads": 2, "pixel_decoder_layers": 1, "decoder_layers": 2}
 HEAD |= {"pixel_decoder_ffn_dim": 32, "decoder_ffn_dim": 32}
 
 

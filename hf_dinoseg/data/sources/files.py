@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..errors import DataError
+from ...errors import DataError
 from .rows import some
 
 STEM = "{stem}"

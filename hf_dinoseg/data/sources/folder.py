@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
-from ..errors import DataError
+from ...errors import DataError
 from .files import STEM, files_by_stem, picture_endings
 from .rows import absolute_root, file_rows, hold_out, some
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from datasets import DatasetDict, concatenate_datasets
 
-from ..errors import DataError
+from ...errors import DataError
 
 WEIGHT = "weight"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-from ..errors import DataError
+from ...errors import DataError
 from ..synthetic import draw_fundus, encode_pair
 from .rows import FEATURES
 

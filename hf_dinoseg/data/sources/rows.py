@@ -10,7 +10,7 @@ from pathlib import Path
 import datasets
 from datasets import Dataset, DatasetDict, Features, Value
 
-from ..errors import DataError
+from ...errors import DataError
 
 FILE = datasets.Image(decode=False)
 FEATURES = Features({"id": Value("string"), "image": FILE, "mask": FILE})

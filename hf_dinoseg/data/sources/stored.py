@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, IterableDataset, Value
 from huggingface_hub import constants
 
-from ..errors import DataError
+from ...errors import DataError
 from .rows import FEATURES, FILE, absolute_root, hold_out, some
 
 AnyDataset = TypeVar("AnyDataset", Dataset, IterableDataset)

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from datasets import Dataset, DatasetDict
 
-from ..errors import DataError
+from ...errors import DataError
 from .rows import absolute_root, file_rows, hold_out, place_inside, some
 
 _SPLIT = "{split}"

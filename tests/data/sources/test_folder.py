@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_dinoseg.data import DataError, load_folder, load_synthetic_retina, read_image, read_mask
+from hf_dinoseg.data import load_folder, load_synthetic_retina
+from hf_dinoseg.errors import DataError
+from hf_dinoseg.images import read_image, read_mask
 
 LAYOUT = {"image": "images/{split}", "mask": "masks/{split}", "train": "train", "validation": "val"}
 FLAT = {"image": "images", "mask": "masks", "train": "train.txt", "validation": "val.txt"}

@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from hf_dinoseg.data import DataError, SegmentationDataset, TrainTransform, load_source, prepare_targets
+from hf_dinoseg.data import SegmentationDataset, TrainTransform, load_source, prepare_targets
+from hf_dinoseg.errors import DataError
 from hf_dinoseg.labels import LabelSpace
 
 SPACE = LabelSpace({0: "background", 1: "artery", 2: "vein", 3: "disc"})

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_dinoseg.data import DataError, load_folder
+from hf_dinoseg.data import load_folder
 from hf_dinoseg.data.sources.files import files_by_stem
+from hf_dinoseg.errors import DataError
 
 
 def write(root: Path, names: Iterable[str]) -> Path:

@@ -13,8 +13,10 @@ import pytest
 from datasets import Dataset, DatasetDict, Features, List, Value
 from PIL import Image
 
-from hf_dinoseg.data import DataError, load_stored, read_mask
+from hf_dinoseg.data import load_stored
 from hf_dinoseg.data.sources import FEATURES, StoredSplits
+from hf_dinoseg.errors import DataError
+from hf_dinoseg.images import read_mask
 
 PICTURE = datasets.Image()
 COLUMNS = {"image_column": "photo", "mask_column": "annotation"}

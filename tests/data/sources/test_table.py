@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from hf_dinoseg.data import DataError, load_table
+from hf_dinoseg.data import load_table
+from hf_dinoseg.errors import DataError
 
 
 @pytest.fixture

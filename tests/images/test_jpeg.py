@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_dinoseg.data import DataError, SegmentationDataset, TrainTransform, prepare_targets, read_image
+from hf_dinoseg.data import SegmentationDataset, TrainTransform, prepare_targets
 from hf_dinoseg.data.dataset import training_item
-from hf_dinoseg.data.errors import TooLargeError
-from hf_dinoseg.data.jpeg import upper_part
-from hf_dinoseg.data.masks import read_label_map, read_upper
+from hf_dinoseg.data.label_maps import read_label_map
 from hf_dinoseg.data.sources import load_folder
+from hf_dinoseg.errors import DataError, TooLargeError
+from hf_dinoseg.images import read_image, read_upper
+from hf_dinoseg.images.jpeg import upper_part
 from hf_dinoseg.labels import LabelSpace
 
 WIDTH, HEIGHT = 83, 150

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_dinoseg.data.masks import read_image
-from hf_dinoseg.inference.row_reader import RowReader
+from hf_dinoseg.images import RowReader, read_image
 from hf_dinoseg.inference.segmenter import read_picture
 
 RNG = np.random.default_rng(0)

@@ -8,58 +8,21 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from ..pictures import unreadable, upright_rgb
+from ..errors import TooLargeError
+from .opening import ORIENTATION, image_size, open_image, upright_rgb
 
 logger = logging.getLogger(__name__)
 
-#: the largest picture that is opened at all: 23 170 × 23 170, 2 GiB in Pillow's memory
-MAX_PIXELS = 1 << 29
+#: The largest image that is opened at all: 23 170 × 23 170, 2 GiB in Pillow's memory
+LARGEST = 1 << 29
 
-_ORIENTATION = 0x0112  # EXIF and TIFF tag; 1 is upright
 _ROWS_AT_ONCE = 64
-_open_lock = threading.Lock()
-
-
-def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(width, height) as stored, from the file's head alone.
-
-    Raises:
-        ValueError: if the file is no picture.
-    """
-    with opened(path) as image:
-        return image.size
-
-
-@contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """The picture, not decoded yet, whatever its size: Pillow's own limit is set aside while it is opened.
-
-    Raises:
-        ValueError: if the file is no picture.
-    """
-    try:
-        with _open_lock:
-            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            try:
-                image = Image.open(path)
-            finally:
-                Image.MAX_IMAGE_PIXELS = limit
-    except FileNotFoundError:
-        raise
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{os.fspath(path)}: cannot be read as a picture ({unreadable(error)}).") from error
-    with image:
-        yield image
 
 
 class RowReader:
@@ -74,16 +37,17 @@ class RowReader:
         streamed: whether the file is read piece by piece.
 
     Raises:
-        ValueError: if the file is no picture, or too large.
+        ImageError: if the file is no image, or too large.
     """
 
-    def __init__(self, path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, path: str | os.PathLike[str], max_pixels: int = LARGEST) -> None:
         self.path = Path(path)
-        width, height = picture_size(path)
+        width, height = image_size(path)
         if width * height > max_pixels:
-            raise ValueError(
+            raise TooLargeError(
                 f"{self.path}: {width}×{height} pixels are more than {max_pixels}, the most that is opened. Cut it "
-                "into tiles, or reduce it."
+                "into tiles, or reduce it.",
+                width * height,
             )
         self._tiff = _TiffPieces.of(self.path)
         self.streamed = self._tiff is not None
@@ -91,11 +55,8 @@ class RowReader:
             self.size = self._tiff.size
             self._first, self._rows = 0, np.empty((0, self.size[1], 3), np.uint8)
             return
-        with opened(path) as image:
-            try:
-                self._image = upright_rgb(image, str(self.path))
-            except (OSError, SyntaxError) as error:
-                raise ValueError(f"{self.path}: cannot be read as a picture ({unreadable(error)}).") from error
+        with open_image(path, max_pixels) as image:
+            self._image = upright_rgb(image, str(self.path))
         self.size = (self._image.height, self._image.width)
 
     def crop(self, top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -152,7 +113,7 @@ class _TiffPieces:
         try:
             file = tifffile.TiffFile(path)
             page: Any = file.pages[0]
-            upright = page.tags.valueof(_ORIENTATION, 1) == 1
+            upright = page.tags.valueof(ORIENTATION, 1) == 1
             plain = page.photometric.name in ("RGB", "MINISBLACK") and page.dtype == np.uint8
             if not (upright and plain and page.planarconfig == 1 and page.imagedepth == 1):
                 return None

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from hf_dinoseg.data import DataError, read_image, read_label_map, read_mask
-from hf_dinoseg.data.errors import TooLargeError
-from hf_dinoseg.data.masks import MAX_PIXELS, encode_label_map, upright_size
+from hf_dinoseg.data.label_maps import encode_label_map, read_label_map
+from hf_dinoseg.errors import DataError, TooLargeError
+from hf_dinoseg.images import MAX_PIXELS, read_image, read_mask, upright_size
 from hf_dinoseg.labels import LabelSpace
 
 IDS = np.array([[0, 1, 2, 3, 1], [3, 2, 1, 0, 0], [1, 1, 0, 2, 3]], np.uint8)

@@ -1,0 +1,21 @@
+"""Opening images and masks: of any kind, any size, from files and from bytes."""
+
+from .opening import FORMATS, MAX_PIXELS, Cell, cell_name, image_size, open_image, upright_rgb
+from .reading import read_image, read_mask, read_upper, upright_size
+from .rows import LARGEST, RowReader
+
+__all__ = [
+    "FORMATS",
+    "LARGEST",
+    "MAX_PIXELS",
+    "Cell",
+    "RowReader",
+    "cell_name",
+    "image_size",
+    "open_image",
+    "read_image",
+    "read_mask",
+    "read_upper",
+    "upright_rgb",
+    "upright_size",
+]
