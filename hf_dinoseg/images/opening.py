@@ -25,7 +25,7 @@ MAX_PIXELS = 180_000_000
 
 #: What is opened, by what a file holds and not by its name. Pillow reads more; PostScript, for one, it gives to another
 #: program.
-FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "TGA")
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "TGA")
 
 ORIENTATION = 0x0112  # EXIF and TIFF tag; 1 is upright, 5 to 8 exchange width and height
 

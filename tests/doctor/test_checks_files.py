@@ -48,7 +48,7 @@ def test_cells_of_bytes_without_a_file_name_are_named_by_their_row(row, quarters
     for look in (examine, quick_checks):
         report = look({"train": rows}, space)
         assert "empty (image)" in finding(report, "empty-file").seen
-        assert "torn (mask) (of no picture type that is known)" in finding(report, "broken-file").seen
+        assert "torn (mask) (cannot be read as an image (it is broken" in finding(report, "broken-file").seen
         assert "small (image) 60×40, its mask small (mask) 60×9" in finding(report, "size-mismatch").seen
         assert "good (image) = twin (image)" in finding(report, "duplicate-in-split").seen
         assert "without a file name" not in report.text()

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from hf_dinoseg.images import RowReader, read_image
+import hf_dinoseg
+from hf_dinoseg.errors import ImageError
+from hf_dinoseg.images import RowReader, image_size, read_image
 from hf_dinoseg.inference.segmenter import read_picture
 
 RNG = np.random.default_rng(0)
@@ -87,5 +93,46 @@ def test_every_reader_refuses_floating_point(tmp_path: Path, reader: Callable[[P
 @pytest.mark.parametrize("reader", [READERS[name] for name in ("training", "Segmenter", "strips")])
 def test_what_pillow_does_not_read_is_said_so(tmp_path: Path, reader: Callable[[Path], np.ndarray]) -> None:
     tiff(tmp_path / "nir.tif", BYTES, photometric="minisblack", planarconfig="contig")
-    with pytest.raises(ValueError, match=r"nir.tif: cannot be read as a picture \(it is broken, or of a kind.*RGB"):
+    with pytest.raises(ValueError, match=r"nir.tif: cannot be read as an image \(it is broken, or none of.*RGB"):
         reader(tmp_path / "nir.tif")
+
+
+def test_many_readers_at_once_leave_pillows_limit_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a variable of the process: whoever lifts it while another does, and puts back what it found, could leave it
+    off for good."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    path = tmp_path / "a.png"
+    Image.fromarray(BYTES[..., :3]).save(path)
+    given = Image.open
+
+    def slowly(*args: Any, **kwargs: Any) -> Image.Image:
+        assert Image.MAX_IMAGE_PIXELS is None
+        time.sleep(0.002)
+        return given(*args, **kwargs)
+
+    monkeypatch.setattr(Image, "open", slowly)
+    with ThreadPoolExecutor(8) as threads:
+        readers = [READERS["training"], READERS["strips"], image_size] * 8
+        for done in [threads.submit(reader, path) for reader in readers]:
+            done.result()
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
+def test_no_other_code_opens_images() -> None:
+    """Formats, limits and turning are decided in one place; pictures that the package drew itself are its own."""
+    package = Path(hf_dinoseg.__file__).parent
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if re.search(r"Image\.open\(|MAX_IMAGE_PIXELS|exif_transpose\(", path.read_text(encoding="utf-8"))
+    }
+    drawn = {"training/showing.py", "visualize/panels.py", "images/jpeg.py"}
+    assert found - drawn == {"images/opening.py"}
+
+
+@pytest.mark.parametrize("content", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"not an image"])
+def test_only_listed_formats_are_opened_whatever_the_name_says(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "cat.png"
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match="cat.png: cannot be read as an image .*JPEG, PNG, TIFF"):
+        image_size(path)

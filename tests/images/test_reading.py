@@ -326,7 +326,6 @@ def test_a_file_of_too_many_pixels_is_refused_by_its_head(
 def test_pillows_own_limit_neither_warns_nor_stops_what_was_allowed(
     ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
-    monkeypatch.setattr("hf_dinoseg.data.masks._PILLOW_WARNS", 10)
     path = tmp_path / f"a.{ending}"
     Image.fromarray(np.arange(100, dtype=np.uint8).reshape(10, 10)).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)

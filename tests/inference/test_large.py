@@ -135,7 +135,7 @@ def test_what_cannot_be_done_by_strips_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"name the file \*.png"):
         segment_large(segmenter(), file, tmp_path / "out.jpg")
     (tmp_path / "broken.png").write_bytes(file.read_bytes()[:300])
-    with pytest.raises(ValueError, match="broken.png: cannot be read as a picture"):
+    with pytest.raises(ValueError, match="broken.png: cannot be read as an image"):
         segment_large(segmenter(), tmp_path / "broken.png", target)
     assert not target.exists()
 

@@ -158,7 +158,7 @@ def test_what_is_no_picture_is_refused(segmenter, tmp_path):
     broken = tmp_path / "broken.png"
     Image.fromarray(half_and_half(60, 60)).save(broken)
     broken.write_bytes(broken.read_bytes()[:120])
-    with pytest.raises(ValueError, match="broken.png: cannot be read as a picture"):
+    with pytest.raises(ValueError, match="broken.png: cannot be read as an image"):
         segmenter(broken)
     for array in (np.zeros((4, 4, 3)), np.zeros((2, 4, 4, 3), np.uint8), np.zeros((3, 4, 4), np.uint8)):
         with pytest.raises(ValueError, match="is no picture"):

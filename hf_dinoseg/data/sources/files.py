@@ -9,6 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from ...images import FORMATS
+
 from ...errors import DataError
 from .rows import some
 
@@ -37,7 +39,7 @@ def files_by_stem(base: Path, field: str, place: str) -> dict[str, str]:
 def picture_endings(field: str = "image") -> set[str]:
     """Endings of files that can be read, in lower case, with their dots: masks may be NumPy arrays too."""
     Image.init()
-    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in (*FORMATS, "MPO")}
     return endings | {".npy"} if field == "mask" else endings
 
 
