@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import parse_flag_from_env
 from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
+from transformers.utils import is_torch_bf16_available_on_device, is_torch_xla_available
 
 from .data import (
     EvalDataset,
@@ -30,7 +33,7 @@ from .hub.push_callback import PushCallback
 from .inference import Background
 from .losses import MaskClassificationLoss, PixelLoss, balanced_class_weights
 from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor
-from .recipe import ONE_CYCLE, Recipe, training_arguments
+from .recipe import ONE_CYCLE, Recipe, evaluation_arguments, training_arguments
 from .training import MaskAnnealing, RunError, apply_tuning
 
 logger = logging.getLogger(__name__)
@@ -59,6 +62,50 @@ def build_source(recipe: Recipe, head: int = 64) -> DatasetDict:
         logger.info("data.streaming: of the training data, the first %d samples are looked at beforehand", head)
         return DatasetDict(train=first_rows(train, head), validation=validation)
     return load_source(**recipe.data.source_fields())
+
+
+def input_places(recipe: Recipe) -> dict[str, Path]:
+    """Files and folders that the recipe reads data from, by the field that names each; a name on the Hub is none."""
+    entries = getattr(recipe.data, "sources", None)
+    if entries is None:
+        return _places("data", recipe.data)
+    found = [_places(f"data.sources[{number}]", entry) for number, entry in enumerate(entries)]
+    return {field: place for places in found for field, place in places.items()}
+
+
+def _places(prefix: str, source: Any) -> dict[str, Path]:
+    root = getattr(source, "root", None)
+    base = Path(root or ".").expanduser()
+    places = {f"{prefix}.root": base} if root else {}
+    if source.source == "hub" and (local := Path(source.repo_id).expanduser()).is_dir():
+        places[f"{prefix}.repo_id"] = local
+    splits = [name for name in (getattr(source, "train", None), getattr(source, "validation", None)) if isinstance(name, str)]
+    if source.source == "table":
+        for name in splits or [""]:
+            places[f"{prefix}.file ({name})"] = Path(source.file.replace("{split}", name)).expanduser()
+    if source.source == "folder":
+        for field in ("image", "mask"):
+            for name in splits or [""]:
+                named = base / getattr(source, field).replace("{split}", name)
+                parts = named.parts
+                fixed = [place for place, part in enumerate(parts) if "{stem}" in part or "*" in part]
+                places[f"{prefix}.{field} ({name})"] = Path(*parts[: fixed[0]]) if fixed else named
+        if "{split}" not in source.image:
+            places |= {f"{prefix}.split file ({name})": base / name for name in splits}
+    return places
+
+
+def input_folders(source: DatasetDict) -> dict[str, Path]:
+    """The folders that hold the images and masks of a loaded source, by the words that say so."""
+    folders: dict[str, Path] = {}
+    for name, split in source.items():
+        for column in ("image", "mask"):
+            cells = split.data.column(column)  # the whole table, not a row at a time; bytes stay where they are
+            empty = pc.is_null(pc.struct_field(cells, "bytes"))
+            paths = pc.struct_field(cells, "path").filter(empty)
+            for folder in {os.path.dirname(path) for path in paths.to_pylist() if path and "://" not in path}:
+                folders[f"the {column}s of {name} in {folder}"] = Path(folder)
+    return folders
 
 
 def is_stored_stream(recipe: Recipe) -> bool:
@@ -224,12 +271,51 @@ def build_eval_dataset(
 
 
 def build_training_arguments(recipe: Recipe, **fields: Any) -> TrainingArguments:
-    """The recipe's TrainingArguments; `fields` override them."""
-    # pinned memory only helps copies to an accelerator, and torch warns at each loader where there is none
-    pinned = recipe.training.get("dataloader_pin_memory", True) and torch.accelerator.is_available()
+    """The recipe's TrainingArguments; `fields` override them.
+
+    Raises:
+        RunError: if this computer does not have what they ask for.
+    """
+    values = {**training_arguments(recipe.training), **fields}
+    found = torch.accelerator.is_available() or is_torch_xla_available()
+    on_processor = values.get("use_cpu") or parse_flag_from_env("ACCELERATE_USE_CPU") or not found
+    if values.get("bf16") and on_processor:
+        if not is_torch_bf16_available_on_device("cpu"):
+            raise RunError(
+                "training.bf16: there is no accelerator to train on, and the processor cannot compute in bfloat16. "
+                "Write training.bf16=false."
+            )
+        values["use_cpu"] = True  # TrainingArguments takes bf16 without an accelerator only if it is told so
+    if values.get("fp16") and on_processor:
+        raise RunError(
+            "training.fp16: needs an accelerator, and there is none to train on. Write training.fp16=false; processors "
+            "compute in bfloat16 if anything: training.bf16=true."
+        )
     # `build_pushes` pushes: the Trainer would send a pickled file, and a config whose code is not there yet
-    settled = {"push_to_hub": False, "dataloader_pin_memory": pinned}
-    return TrainingArguments(**{**training_arguments(recipe.training), **settled, **fields})
+    return _arguments({**values, "push_to_hub": False})
+
+
+def build_evaluation_arguments(recipe: Recipe, output_dir: str) -> TrainingArguments:
+    """TrainingArguments for measuring a checkpoint: what the recipe says of learning stays out of it.
+
+    Raises:
+        RunError: if this computer does not have what is left of them.
+    """
+    return _arguments({**evaluation_arguments(recipe.training), "output_dir": output_dir})
+
+
+def _arguments(values: dict[str, Any]) -> TrainingArguments:
+    # pinned memory only helps copies to an accelerator, and torch warns at each loader where there is none
+    values["dataloader_pin_memory"] = values.get("dataloader_pin_memory", True) and torch.accelerator.is_available()
+    try:
+        return TrainingArguments(**values)
+    except Exception as error:  # of whatever kind: it asks libraries and hardware that this package does not know
+        reason = " ".join(str(error).split()) or type(error).__name__
+        named = [f"training.{key}" for key in values if re.search(rf"\b{key}\b", reason)]
+        raise RunError(
+            f"{', '.join(named) or 'training'}: transformers' TrainingArguments does not take it here: "
+            f"{reason.rstrip('.')}. Take it out of the recipe, or write what this computer has."
+        ) from error
 
 
 def build_rates(recipe: Recipe) -> dict[str, Any]:

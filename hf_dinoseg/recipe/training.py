@@ -72,6 +72,27 @@ _ELSEWHERE = {
     "batch_size": "write per_device_train_batch_size or per_device_eval_batch_size",
 }
 
+#: Of TrainingArguments, what an evaluation heeds: where it runs, how images are read, what is shown meanwhile. All else
+#: is about learning, and may ask for what the computer that evaluates does not have. Its precision is
+#: `evaluation.autocast`.
+_MEASURING = (
+    "output_dir",
+    "per_device_eval_batch_size",
+    "eval_accumulation_steps",
+    "dataloader_num_workers",
+    "dataloader_prefetch_factor",
+    "dataloader_persistent_workers",
+    "dataloader_multiprocessing_context",
+    "use_cpu",
+    "seed",
+    "ddp_timeout",
+    "disable_tqdm",
+    "log_level",
+    "log_level_replica",
+    "log_on_each_node",
+    *_OWNED,
+)
+
 _LOW: dict[str, Any] = {
     **dict.fromkeys(("learning_rate", "num_train_epochs", "logging_steps", "eval_steps", "save_steps"), {"gt": 0}),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), {"ge": 1}),
@@ -122,6 +143,11 @@ def training_arguments(section: Mapping[str, Any]) -> dict[str, Any]:
     if section["lr_scheduler_type"] == ONE_CYCLE:
         values |= {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": None}
     return values
+
+
+def evaluation_arguments(section: Mapping[str, Any]) -> dict[str, Any]:
+    """What `TrainingArguments` takes of a resolved section where a checkpoint is only measured."""
+    return {k: v for k, v in section.items() if k in _MEASURING} | {"report_to": "none"}
 
 
 def training_fields() -> list[str]:
