@@ -7,6 +7,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..data import SegmentationDataset, StreamingSegmentationDataset
+from .manifest import Manifest
 
 
 class EpochCallback(TrainerCallback):
@@ -29,3 +30,15 @@ class EpochCallback(TrainerCallback):
         """Of a stream the library knows no epochs; what is logged is how often it has been gone through."""
         if isinstance(self.dataset, StreamingSegmentationDataset):
             state.epoch = float(self.dataset.passes)
+
+
+class BegunCallback(TrainerCallback):
+    """Notes that a run has done a step: from now on its folder is not given to another without being asked."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if not self.manifest.begun:
+            self.manifest.begun = True
+            self.manifest.save()
