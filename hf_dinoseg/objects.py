@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from accelerate.utils import parse_flag_from_env
 from datasets import Dataset, DatasetDict, IterableDataset
@@ -79,7 +82,9 @@ def _places(prefix: str, source: Any) -> dict[str, Path]:
     places = {f"{prefix}.root": base} if root else {}
     if source.source == "hub" and (local := Path(source.repo_id).expanduser()).is_dir():
         places[f"{prefix}.repo_id"] = local
-    splits = [name for name in (getattr(source, "train", None), getattr(source, "validation", None)) if isinstance(name, str)]
+    splits = [
+        name for name in (getattr(source, "train", None), getattr(source, "validation", None)) if isinstance(name, str)
+    ]
     if source.source == "table":
         for name in splits or [""]:
             places[f"{prefix}.file ({name})"] = Path(source.file.replace("{split}", name)).expanduser()

@@ -295,7 +295,8 @@ class DinoSegTrainer(RatesTrainer):
         self.streamed.num_skipped = dataset.num_skipped
         if self.args.world_size > 1:
             average_buffers(self.own_weights.model)
-        with self.own_weights.shown(), whole_on_each_process(self.own_weights.model, self.deepspeed):
+        shown, whole = self.own_weights.shown(), whole_on_each_process(self.own_weights.model, self.deepspeed)
+        with self.filling(folder), shown, whole:
             metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if self.streamed.matrix is not None and self.is_world_process_zero():
             logger.info(
