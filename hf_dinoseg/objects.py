@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import torch
 from accelerate.utils import parse_flag_from_env
 from datasets import Dataset, DatasetDict, IterableDataset
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 from transformers.utils import is_torch_bf16_available_on_device, is_torch_xla_available
 
 from .data import (
@@ -37,7 +37,7 @@ from .inference import Background
 from .losses import MaskClassificationLoss, PixelLoss, balanced_class_weights
 from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor
 from .recipe import ONE_CYCLE, Recipe, evaluation_arguments, training_arguments
-from .training import MaskAnnealing, RunError, apply_tuning
+from .training import EarlyStopping, MaskAnnealing, RunError, apply_tuning
 
 logger = logging.getLogger(__name__)
 
@@ -148,20 +148,7 @@ def build_processor(recipe: Recipe) -> DinoSegImageProcessor:
 
 def build_model(recipe: Recipe) -> DinoSegForSemanticSegmentation:
     """Backbone with its pretrained weights (or random ones, from a config) and a new head, or one taken over."""
-    fields = recipe.model.model_dump(exclude={"backbone", "num_labels", "init_head_from", *_LEARNING, *_STATISTICS})
-    if recipe.model.backbone_dtype == "float32":
-        fields["backbone_dtype"] = None  # the model's, so that a checkpoint can be loaded in any
-    model = DinoSegForSemanticSegmentation.from_backbone(
-        recipe.model.backbone,
-        label_space=recipe.labels.to_dict(),
-        id2label=recipe.labels.id2label,
-        label2id=recipe.labels.label2id,
-        inference=build_inference(recipe),
-        freeze_backbone=recipe.model.tune == "head",
-        background_threshold=recipe.evaluation.background_threshold,
-        palette=recipe.evaluation.palette,
-        **fields,
-    )
+    model = _new_model(recipe)
     if recipe.training.get("gradient_checkpointing") and not any(
         hasattr(module, "gradient_checkpointing") for module in model.modules()
     ):
@@ -174,6 +161,44 @@ def build_model(recipe: Recipe) -> DinoSegForSemanticSegmentation:
     tune = recipe.model
     apply_tuning(model, tune.tune, last_blocks=tune.tune_blocks, lora_rank=tune.lora_rank)
     return model
+
+
+def check_sizes(recipe: Recipe) -> None:
+    """Make the model of a recipe with a backbone from scratch without any memory for its weights, and show its backbone
+    a crop: sizes that do not fit one another are known before data is read.
+
+    Raises:
+        RunError: with what torch says of them.
+    """
+    if isinstance(recipe.model.backbone, str):
+        return  # sizes of published weights fit, and the head's are checked with the recipe
+    size = recipe.data.crop_size
+    try:
+        with torch.device("meta"):
+            _new_model(recipe).backbone(torch.zeros(1, 3, size, size))
+    except Exception as error:  # whatever transformers and torch raise of sizes: there is no class for it
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise RunError(
+            f"model: of the sizes in this section, those of model.backbone among them, no model can be made: {reason} "
+            "Compare them with a recipe in recipes/; the sizes of a published model fit."
+        ) from error
+
+
+def _new_model(recipe: Recipe) -> DinoSegForSemanticSegmentation:
+    fields = recipe.model.model_dump(exclude={"backbone", "num_labels", "init_head_from", *_LEARNING, *_STATISTICS})
+    if recipe.model.backbone_dtype == "float32":
+        fields["backbone_dtype"] = None  # the model's, so that a checkpoint can be loaded in any
+    return DinoSegForSemanticSegmentation.from_backbone(
+        recipe.model.backbone,
+        label_space=recipe.labels.to_dict(),
+        id2label=recipe.labels.id2label,
+        label2id=recipe.labels.label2id,
+        inference=build_inference(recipe),
+        freeze_backbone=recipe.model.tune == "head",
+        background_threshold=recipe.evaluation.background_threshold,
+        palette=recipe.evaluation.palette,
+        **fields,
+    )
 
 
 def build_inference(recipe: Recipe) -> dict[str, Any]:
@@ -339,7 +364,7 @@ def build_callbacks(recipe: Recipe) -> list[TrainerCallback]:
     """What happens at fixed moments of a training, beside what every training does."""
     callbacks: list[TrainerCallback] = [MaskAnnealing()] if recipe.model.head == "eomt" else []
     if patience := recipe.training["early_stopping_patience"]:
-        callbacks.append(EarlyStoppingCallback(patience, recipe.training["early_stopping_threshold"]))
+        callbacks.append(EarlyStopping(patience, recipe.training["early_stopping_threshold"]))
     return callbacks
 
 

@@ -26,7 +26,7 @@ from .faults import RecipeError, SectionError, list_faults, nearest, show
 from .presets import with_preset
 from .schema import Evaluation, Hub, Loss, Model
 from .schema_data import SECTIONS, Data, DataSection
-from .training import check_training, training_fields
+from .training import best_metric_faults, check_training, training_fields
 from .yaml_rules import apply_overrides, read_yaml, write_yaml
 
 _PLAIN: dict[str, type[BaseModel]] = {"model": Model, "loss": Loss, "evaluation": Evaluation, "hub": Hub}
@@ -178,6 +178,8 @@ def _contradictions(done: Mapping[str, Any]) -> list[str]:
                 "loss.class_weights: auto counts classes beforehand, which a stream (data.streaming) does not do; "
                 "write a weight for each class that needs one: {3: 2.5}."
             )
+    if labels and training and "evaluation" in done:
+        faults += best_metric_faults(training, labels, done["evaluation"].boundary_iou)
     schedule = training["lr_scheduler_type"] if training else "polynomial"
     if model and model.backbone_warmup_steps and schedule != "polynomial":
         faults.append(

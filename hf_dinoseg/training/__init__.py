@@ -1,6 +1,7 @@
 """Training: the Trainer, its optimiser groups, its output folder."""
 
 from .annealing import MaskAnnealing
+from .early_stopping import EarlyStopping
 from .errors import RunError
 from .evaluation import StreamedMetrics
 from .optim import parameter_groups
@@ -12,6 +13,7 @@ from .tuning import apply_tuning
 
 __all__ = [
     "DinoSegTrainer",
+    "EarlyStopping",
     "MaskAnnealing",
     "PanelWriter",
     "Preempted",

@@ -99,7 +99,7 @@ class DinoSegTrainer(RatesTrainer):
             raise RunError("DinoSegTrainer needs batch_eval_metrics=True and remove_unused_columns=False.")
         if criterion is not None:
             synchronise_batch_norms(model, args.device, args.world_size)
-        self.streamed = StreamedMetrics(label_space, beta)
+        self.streamed = StreamedMetrics(label_space, beta, args.metric_for_best_model)
         super().__init__(
             model=model,
             args=args,
