@@ -33,6 +33,7 @@ from .objects import (
     build_stream,
     build_train_dataset,
     build_training_arguments,
+    check_sizes,
     evenly,
     input_folders,
     input_places,
@@ -43,7 +44,7 @@ from .recipe import Recipe, load_recipe
 from .training import DinoSegTrainer, RunError, built_whole, check_can_measure, check_processes
 from .training.results import RESULT_FILES, versions, write_results
 from .training.run_folder import RECIPE_FILE, check_apart, claim, inspect
-from .training.showing import CONFUSION_FILE
+from .training.showing import CONFUSION_FILE, check_loggers
 from .visualize import CURVES_FILE, with_palette
 
 logger = logging.getLogger(__name__)
@@ -79,8 +80,10 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
     started = time.time()
     folder = Path(recipe.training["output_dir"])
     check_apart(folder, input_places(recipe))
+    check_sizes(recipe)
     args = build_training_arguments(recipe)
     check_processes(args)
+    check_loggers(args.report_to or ())
     inspect(folder, resume=resume, overwrite=overwrite)
     if resume:
         _check_same_run(recipe, folder)

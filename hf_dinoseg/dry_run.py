@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from .build import train
 from .data.mimic import PICTURE_SIZE, mimic_source
-from .objects import input_places
+from .objects import check_sizes, input_places
 from .recipe import Recipe
 from .training.run_folder import check_apart
 
@@ -75,6 +75,7 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     """
     started = time.time()
     check_apart(Path(recipe.training["output_dir"]), input_places(recipe))
+    check_sizes(recipe)
     with TemporaryDirectory() as scratch, _in_silence():
         small = rehearsal(recipe, Path(scratch))
         metrics = train(small, force=True)  # generated masks need not look as masks do

@@ -175,7 +175,8 @@ def check_sizes(recipe: Recipe) -> None:
     size = recipe.data.crop_size
     try:
         with torch.device("meta"):
-            _new_model(recipe).backbone(torch.zeros(1, 3, size, size))
+            model: Any = _new_model(recipe)
+            type(model.backbone)(model.config)(torch.zeros(1, 3, size, size))  # a head may have taken its own apart
     except Exception as error:  # whatever transformers and torch raise of sizes: there is no class for it
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise RunError(
