@@ -91,21 +91,16 @@ def higher_is_better(name: str) -> bool:
     return name.removeprefix("eval_") not in _LOWER_IS_BETTER
 
 
-def figure_names(label_space: LabelSpace, boundary_iou: bool = True) -> list[str]:
+def figure_names(label_space: LabelSpace) -> list[str]:
     """Every name that `find_figure` takes, without `eval_`: those of all classes together first, then those of each
     class, by name where the name belongs to one class alone and is no number, and by original id.
-
-    Args:
-        boundary_iou: whether outlines are measured.
     """
-    kinds = [kind for kind in KINDS if boundary_iou or kind != "boundary_iou"]
     places = [str(i) for i, _ in _names(label_space)]
     for original_id, name in _names(label_space):
         for spelling in dict.fromkeys((name, _joined(name))):
             if not _NUMBER.fullmatch(spelling) and classes_called(spelling, label_space) == [original_id]:
                 places.append(spelling)
-    overall = [name for name in OVERALL if boundary_iou or name != "mean_boundary_iou"]
-    return [*overall, *(f"{kind}_{place}" for kind in kinds for place in places)]
+    return [*OVERALL, *(f"{kind}_{place}" for kind in KINDS for place in places)]
 
 
 def find_figure(name: str, label_space: LabelSpace) -> tuple[str, str | None] | None:

@@ -178,8 +178,8 @@ def _contradictions(done: Mapping[str, Any]) -> list[str]:
                 "loss.class_weights: auto counts classes beforehand, which a stream (data.streaming) does not do; "
                 "write a weight for each class that needs one: {3: 2.5}."
             )
-    if labels and training and "evaluation" in done:
-        faults += best_metric_faults(training, labels, done["evaluation"].boundary_iou)
+    if labels and training:
+        faults += best_metric_faults(training, labels)
     schedule = training["lr_scheduler_type"] if training else "polynomial"
     if model and model.backbone_warmup_steps and schedule != "polynomial":
         faults.append(

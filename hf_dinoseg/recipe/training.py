@@ -188,20 +188,14 @@ _SYNONYMS = {
 }
 
 
-def best_metric_faults(training: Mapping[str, Any], labels: LabelSpace, boundary_iou: bool) -> list[str]:
-    """What is wrong with the metric that the best checkpoint is chosen by.
-
-    Args:
-        training: the resolved section.
-        boundary_iou: whether the evaluation measures outlines.
-    """
+def best_metric_faults(training: Mapping[str, Any], labels: LabelSpace) -> list[str]:
+    """What is wrong with the metric that the best checkpoint is chosen by; `training` is the resolved section."""
     from ..metrics.summary import KINDS, OVERALL, classes_called, figure_names, find_figure, higher_is_better
 
     metric, field = training["metric_for_best_model"], "training.metric_for_best_model"
-    found = find_figure(metric, labels)
-    if found is None:
+    if find_figure(metric, labels) is None:
         bare = metric.removeprefix("eval_")
-        names = figure_names(labels, boundary_iou)
+        names = figure_names(labels)
         kind = next((kind for kind in KINDS if bare.startswith(f"{kind}_")), "")
         place = bare.removeprefix(f"{kind}_")
         same = classes_called(place, labels) if kind else []
@@ -221,8 +215,6 @@ def best_metric_faults(training: Mapping[str, Any], labels: LabelSpace, boundary
             f"{field}: {show(metric)} is no figure of an evaluation.{hint} There are {', '.join(OVERALL)}; and of one "
             f"class, by its name or id, {', '.join(f'{kind}_…' for kind in KINDS)}. The classes: {classes}{more}."
         ]
-    if "boundary_iou" in found[0] and not boundary_iou:
-        return [f"{field}: {show(metric)} is not measured; write evaluation.boundary_iou: true, or another metric."]
     if training["greater_is_better"] != higher_is_better(metric):
         return [
             f"training.greater_is_better: {show(training['greater_is_better'])} contradicts metric_for_best_model "

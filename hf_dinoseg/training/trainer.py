@@ -29,6 +29,7 @@ from ..inference.batches import predict_pictures
 from ..labels import LabelSpace
 from ..losses import MaskClassificationLoss, PixelLoss
 from ..metrics import BETA, background_matrices, confusion_matrix, per_class_table
+from ..metrics.summary import find_figure
 from .batch_norm import synchronise_batch_norms
 from .callbacks import EpochCallback
 from .errors import RunError
@@ -64,7 +65,8 @@ class DinoSegTrainer(RatesTrainer):
         inference: how evaluation predicts: `mode`, `window`, `stride`, … of `inference.predict_best`.
         background: what is answered where no class is likely.
         beta: of F-beta in the metrics.
-        boundary_iou: whether evaluation measures outlines too, which costs some time on the CPU.
+        boundary_iou: whether evaluation measures outlines too, which costs some time on the CPU; it does in any case if
+            the best checkpoint is chosen by them.
         panels: how many pictures each evaluation draws into `output_dir/panels/step-<step>/`.
         backbone_learning_rate_multiplier, layer_decay, backbone_warmup_steps, one_cycle: see `RatesTrainer`.
         ema_decay: of a running average of the weights, evaluated and saved in their stead; None keeps none.
@@ -118,7 +120,8 @@ class DinoSegTrainer(RatesTrainer):
         self.criterion = criterion.to(args.device) if criterion is not None else None
         self.label_space = label_space
         self.inference = inference
-        self.boundary_iou = boundary_iou
+        chosen_by = find_figure(args.metric_for_best_model or "", label_space)
+        self.boundary_iou = boundary_iou or (chosen_by is not None and "boundary_iou" in chosen_by[0])
         self.background = background or Background()
         self.image_mean: Sequence[float] = processing_class.image_mean
         self.image_std: Sequence[float] = processing_class.image_std

@@ -83,10 +83,3 @@ def test_merged_and_void_classes_have_no_figure() -> None:
 def test_of_one_figure_less_is_better() -> None:
     assert [name for name in figure_names(RETINA) if not higher_is_better(name)] == ["expected_calibration_error"]
     assert not higher_is_better("eval_expected_calibration_error") and higher_is_better("eval_mean_iou")
-
-
-def test_without_outlines_their_figures_have_no_name() -> None:
-    assert set(figure_names(RETINA)) - set(figure_names(RETINA, boundary_iou=False)) == {
-        "mean_boundary_iou",
-        *(f"boundary_iou_{place}" for place in ("0", "1", "2", "background", "artery", "vein")),
-    }

@@ -97,6 +97,12 @@ def test_less_calibration_error_is_better(
     assert train(load_recipe(write_tiny_recipe(tmp_path), [*EVERY_STEP, chosen]))["step"] == 2
 
 
+def test_outlines_are_measured_where_they_choose(tmp_path: Path, write_tiny_recipe: Write) -> None:
+    chosen = ["training.metric_for_best_model=boundary_iou_disc", "training.max_steps=1"]
+    train(load_recipe(write_tiny_recipe(tmp_path), [*EVERY_STEP, *chosen]))  # which has boundary_iou: false
+    assert any("eval_boundary_iou_disc" in entry for entry in history(tmp_path / "run"))
+
+
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
 def test_a_wrong_name_is_told_before_anything_is_loaded(
     dry: list[str], tmp_path: Path, write_tiny_recipe: Write
