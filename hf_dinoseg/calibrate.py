@@ -216,17 +216,15 @@ def _refuse_worse(checkpoint: str, found: Calibration, figure: float, by: Figure
         return
     other = ""
     if by == "mean_iou":
-        seen = "mean_iou_id0_as_class"
-        from_, to = (100 * found.at(threshold)[seen] for threshold in (found.current, found.chosen))
-        other = (
-            f" metrics.json and the card show this figure. {TITLES[seen]}, would go from {from_:.2f} to {to:.2f}: to "
-            f"judge by that, and let them show less, pass --by {seen}."
-        )
+        seen: Figure = "mean_iou_id0_as_class"
+        now, then = found.at(found.current)[seen], found.at(found.chosen)[seen]
+        other = f" metrics.json and the card show this figure. {TITLES[seen]}, would go from {100 * now:.2f} to "
+        other += f"{100 * then:.2f}" + ("." if is_worse(then, now) else f": to judge by that, pass --by {seen}.")
     told = "without a threshold" if found.chosen is None else f"with the threshold {found.chosen:.3f}"
     raise RunError(
-        f"{checkpoint}: {TITLES[by]}, by which it is judged, would fall from {100 * before:.2f} to "
-        f"{100 * figure:.2f} {told}. Nothing was written.{other} `dinoseg evaluate` and `dinoseg predict` take "
-        "--threshold, to try it without writing."
+        f"{checkpoint}: nothing was written. {TITLES[by]}, by which it is judged, would fall from {100 * before:.2f} to "
+        f"{100 * figure:.2f} {told}.{other} `dinoseg evaluate` and `dinoseg predict` take --threshold, to try it "
+        "without writing."
     )
 
 
