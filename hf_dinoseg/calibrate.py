@@ -222,8 +222,8 @@ def _refuse_worse(checkpoint: str, found: Calibration, figure: float, by: Figure
         other += f"{100 * then:.2f}" + ("." if is_worse(then, now) else f": to judge by that, pass --by {seen}.")
     told = "without a threshold" if found.chosen is None else f"with the threshold {found.chosen:.3f}"
     raise RunError(
-        f"{checkpoint}: nothing was written. {TITLES[by]}, by which it is judged, would fall from {100 * before:.2f} to "
-        f"{100 * figure:.2f} {told}.{other} `dinoseg evaluate` and `dinoseg predict` take --threshold, to try it "
+        f"{checkpoint}: nothing was written. {TITLES[by]}, by which it is judged, would fall from {100 * before:.2f} "
+        f"to {100 * figure:.2f} {told}.{other} `dinoseg evaluate` and `dinoseg predict` take --threshold, to try it "
         "without writing."
     )
 
