@@ -79,8 +79,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
     """
     started = time.time()
     folder = Path(recipe.training["output_dir"])
-    check_apart(folder, input_places(recipe))
-    check_sizes(recipe)
+    check_recipe(recipe)
     args = build_training_arguments(recipe)
     check_processes(args)
     check_loggers(args.report_to or ())
@@ -166,6 +165,17 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
         pushed = pushes.finish(folder, f"End of training, weights of step {step}")
         logger.info("pushed %d files: %s", len(pushed.files), pushed.url)
     return metrics
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """What can be said of a run from its recipe alone, before anything is loaded: that the output folder does not hold
+    what is read, and that the sizes make a model.
+
+    Raises:
+        RunError: if not.
+    """
+    check_apart(Path(recipe.training["output_dir"]), input_places(recipe))
+    check_sizes(recipe)
 
 
 def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None = None) -> dict[str, Any]:

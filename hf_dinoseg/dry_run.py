@@ -21,11 +21,9 @@ from typing import Any
 import datasets
 from transformers.utils import logging as transformers_logging
 
-from .build import train
+from .build import check_recipe, train
 from .data.mimic import PICTURE_SIZE, mimic_source
-from .objects import check_sizes, input_places
 from .recipe import Recipe
-from .training.run_folder import check_apart
 
 STEPS = 2
 
@@ -74,8 +72,7 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
         What `build.train` raises.
     """
     started = time.time()
-    check_apart(Path(recipe.training["output_dir"]), input_places(recipe))
-    check_sizes(recipe)
+    check_recipe(recipe)
     with TemporaryDirectory() as scratch, _in_silence():
         small = rehearsal(recipe, Path(scratch))
         metrics = train(small, force=True)  # generated masks need not look as masks do
