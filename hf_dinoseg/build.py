@@ -12,10 +12,11 @@ import torch
 from datasets import DatasetDict
 from transformers import set_seed
 
+from . import models
 from .data import EvalDataset
 from .doctor import BAD_SAMPLE_CODES, check_backbone_processor, quick_checks
 from .errors import RunError
-from .hub.describe import METRICS_FILE, describe, hardware, write_json
+from .hub.describe import CARD_FILE, METRICS_FILE, describe, hardware, write_json
 from .labels import LabelSpace
 from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor
 from .objects import (
@@ -23,6 +24,7 @@ from .objects import (
     build_callbacks,
     build_criterion,
     build_eval_dataset,
+    build_evaluation_arguments,
     build_inference,
     build_model,
     build_processor,
@@ -32,19 +34,31 @@ from .objects import (
     build_stream,
     build_train_dataset,
     build_training_arguments,
+    check_sizes,
     evenly,
+    input_folders,
+    input_places,
     is_stored_stream,
     prepare_splits,
 )
 from .recipe import Recipe, load_recipe
 from .training import DinoSegTrainer, built_whole, check_can_measure, check_processes
-from .training.results import versions, write_results
-from .training.run_folder import RECIPE_FILE, claim, inspect
-from .visualize import with_palette
+from .training.results import RESULT_FILES, versions, write_results
+from .training.run_folder import RECIPE_FILE, check_apart, claim, inspect
+from .training.showing import CONFUSION_FILE, check_loggers
+from .visualize import CURVES_FILE, with_palette
 
 logger = logging.getLogger(__name__)
 
 SKIPPED_FILE = "skipped.json"
+# What a run writes into its folder beside checkpoints and panels: at any time (logs, what waits for a push), and in the
+# end.
+_DURING = (RECIPE_FILE, CONFUSION_FILE, CURVES_FILE, "runs", "emissions.csv", ".push-*")
+_FINAL = (
+    *("config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json"),
+    *sorted(path.name for path in Path(models.__file__).parent.glob("*.py")),
+    *(METRICS_FILE, CARD_FILE, SKIPPED_FILE, *RESULT_FILES),
+)
 # what a resumed run may have otherwise than it began with
 _MAY_CHANGE = {("data", key) for key in ("root", "file", "num_proc", "max_pixels", "on_bad_sample")}
 
@@ -65,15 +79,18 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
             these cases.
     """
     started = time.time()
+    folder = Path(recipe.training["output_dir"])
+    check_recipe(recipe)
     args = build_training_arguments(recipe)
     check_processes(args)
-    folder = Path(recipe.training["output_dir"])
+    check_loggers(args.report_to or ())
     inspect(folder, resume=resume, overwrite=overwrite)
     if resume:
         _check_same_run(recipe, folder)
     set_seed(args.seed)
     with args.main_process_first(desc="reading masks"):
         source = build_source(recipe)
+        check_apart(folder, input_folders(source))
         if args.process_index == 0:
             _check_data(source, recipe, force)
         streaming = recipe.data.streaming
@@ -82,13 +99,6 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
     with built_whole(args):
         model, processor = build_model(recipe), build_processor(recipe)
     pushes = build_pushes(recipe) if args.process_index == 0 else None
-    if args.process_index == 0:
-        claim(folder, resume=resume, overwrite=overwrite)
-        (folder / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
-    if args.world_size > 1:
-        torch.distributed.barrier()
-    checkpoint = inspect(folder, resume=True, overwrite=False) if resume else None
-
     trainer = DinoSegTrainer(
         model,
         args,
@@ -108,6 +118,15 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
         callbacks=build_callbacks(recipe),
         **build_rates(recipe),
     )
+    manifest = None
+    if args.process_index == 0:
+        manifest = claim(folder, resume=resume, overwrite=overwrite)
+        manifest.begin(*_DURING)
+        (folder / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
+    if args.world_size > 1:
+        torch.distributed.barrier()
+    checkpoint = inspect(folder, resume=True, overwrite=False) if resume else None
+    trainer.keep(manifest)
     if pushes:
         pushes.describe = lambda stage: _describe_step(stage, recipe, trainer)
         trainer.add_callback(pushes)
@@ -131,6 +150,8 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
     metrics["train_images"] = None if is_stored_stream(recipe) else len(data.get("train", source["train"]))
     metrics["seconds"] = round(time.time() - started, 1)
     metrics["hardware"] = hardware(args.device, args.world_size)
+    if manifest is not None:
+        manifest.begin(*_FINAL)
     trainer.save_model()
     later = trainer.gather_skipped()
     write_results(folder, trainer, everything, metrics, folder.name, recipe.to_yaml())
@@ -139,10 +160,23 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
             parts = {**skipped, "while_running": later}
             write_json(folder / SKIPPED_FILE, {name: [s._asdict() for s in part] for name, part in parts.items()})
         describe(folder, recipe.labels.to_dict(), recipe.to_dict(), metrics)
+    if manifest is not None:
+        manifest.finish(*_DURING, *_FINAL)
     if pushes:
         pushed = pushes.finish(folder, f"End of training, weights of step {step}")
         logger.info("pushed %d files: %s", len(pushed.files), pushed.url)
     return metrics
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """What can be said of a run from its recipe alone, before anything is loaded: that the output folder does not hold
+    what is read, and that the sizes make a model.
+
+    Raises:
+        RunError: if not.
+    """
+    check_apart(Path(recipe.training["output_dir"]), input_places(recipe))
+    check_sizes(recipe)
 
 
 def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None = None) -> dict[str, Any]:
@@ -171,7 +205,7 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
         )
     with TemporaryDirectory() as scratch:  # the Trainer makes its output folder in any case
         folder = Path(output or scratch)
-        args = build_training_arguments(recipe, output_dir=str(folder))
+        args = build_evaluation_arguments(recipe, str(folder))
         check_processes(args)
         check_can_measure(args)
         with args.main_process_first(desc="reading masks"):

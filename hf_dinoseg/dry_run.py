@@ -21,7 +21,7 @@ from typing import Any
 import datasets
 from transformers.utils import logging as transformers_logging
 
-from .build import train
+from .build import check_recipe, train
 from .data.mimic import PICTURE_SIZE, mimic_source
 from .models import HEADS
 from .recipe import Recipe
@@ -65,6 +65,7 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
         What `build.train` raises.
     """
     started = time.time()
+    check_recipe(recipe)
     with TemporaryDirectory() as scratch, _in_silence():
         small = rehearsal(recipe, Path(scratch))
         metrics = train(small, force=True)  # generated masks need not look as masks do

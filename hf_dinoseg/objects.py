@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
+from accelerate.utils import parse_flag_from_env
 from datasets import Dataset, DatasetDict, IterableDataset
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
+from transformers.utils import is_torch_bf16_available_on_device, is_torch_xla_available
 
 from .data import (
     EvalDataset,
@@ -31,8 +37,8 @@ from .hub.push_callback import PushCallback
 from .inference import Background
 from .losses import LOSSES, Loss, balanced_class_weights
 from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor, head_class
-from .recipe import ONE_CYCLE, Recipe, training_arguments
-from .training import HeadSchedule, apply_tuning
+from .recipe import ONE_CYCLE, Recipe, evaluation_arguments, training_arguments
+from .training import EarlyStopping, HeadSchedule, apply_tuning
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +66,52 @@ def build_source(recipe: Recipe, head: int = 64) -> DatasetDict:
         logger.info("data.streaming: of the training data, the first %d samples are looked at beforehand", head)
         return DatasetDict(train=first_rows(train, head), validation=validation)
     return load_source(**recipe.data.source_fields())
+
+
+def input_places(recipe: Recipe) -> dict[str, Path]:
+    """Files and folders that the recipe reads data from, by the field that names each; a name on the Hub is none."""
+    entries = getattr(recipe.data, "sources", None)
+    if entries is None:
+        return _places("data", recipe.data)
+    found = [_places(f"data.sources[{number}]", entry) for number, entry in enumerate(entries)]
+    return {field: place for places in found for field, place in places.items()}
+
+
+def _places(prefix: str, source: Any) -> dict[str, Path]:
+    root = getattr(source, "root", None)
+    base = Path(root or ".").expanduser()
+    places = {f"{prefix}.root": base} if root else {}
+    if source.source == "hub" and (local := Path(source.repo_id).expanduser()).is_dir():
+        places[f"{prefix}.repo_id"] = local
+    splits = [
+        name for name in (getattr(source, "train", None), getattr(source, "validation", None)) if isinstance(name, str)
+    ]
+    if source.source == "table":
+        for name in splits or [""]:
+            places[f"{prefix}.file ({name})"] = Path(source.file.replace("{split}", name)).expanduser()
+    if source.source == "folder":
+        for field in ("image", "mask"):
+            for name in splits or [""]:
+                named = base / getattr(source, field).replace("{split}", name)
+                parts = named.parts
+                fixed = [place for place, part in enumerate(parts) if "{stem}" in part or "*" in part]
+                places[f"{prefix}.{field} ({name})"] = Path(*parts[: fixed[0]]) if fixed else named
+        if "{split}" not in source.image:
+            places |= {f"{prefix}.split file ({name})": base / name for name in splits}
+    return places
+
+
+def input_folders(source: DatasetDict) -> dict[str, Path]:
+    """The folders that hold the images and masks of a loaded source, by the words that say so."""
+    folders: dict[str, Path] = {}
+    for name, split in source.items():
+        for column in ("image", "mask"):
+            cells = split.data.column(column)  # the whole table, not a row at a time; bytes stay where they are
+            empty = pc.is_null(pc.struct_field(cells, "bytes"))
+            paths = pc.struct_field(cells, "path").filter(empty)
+            for folder in {os.path.dirname(path) for path in paths.to_pylist() if path and "://" not in path}:
+                folders[f"the {column}s of {name} in {folder}"] = Path(folder)
+    return folders
 
 
 def is_stored_stream(recipe: Recipe) -> bool:
@@ -97,20 +149,7 @@ def build_processor(recipe: Recipe) -> DinoSegImageProcessor:
 
 def build_model(recipe: Recipe) -> DinoSegForSemanticSegmentation:
     """Backbone with its pretrained weights (or random ones, from a config) and a new head, or one taken over."""
-    fields = recipe.model.model_dump(exclude={"backbone", "num_labels", "init_head_from", *_LEARNING, *_STATISTICS})
-    if recipe.model.backbone_dtype == "float32":
-        fields["backbone_dtype"] = None  # the model's, so that a checkpoint can be loaded in any
-    model = DinoSegForSemanticSegmentation.from_backbone(
-        recipe.model.backbone,
-        label_space=recipe.labels.to_dict(),
-        id2label=recipe.labels.id2label,
-        label2id=recipe.labels.label2id,
-        inference=build_inference(recipe),
-        freeze_backbone=recipe.model.tune == "head",
-        background_threshold=recipe.evaluation.background_threshold,
-        palette=recipe.evaluation.palette,
-        **fields,
-    )
+    model = _new_model(recipe)
     if recipe.training.get("gradient_checkpointing") and not any(
         hasattr(module, "gradient_checkpointing") for module in model.modules()
     ):
@@ -123,6 +162,45 @@ def build_model(recipe: Recipe) -> DinoSegForSemanticSegmentation:
     tune = recipe.model
     apply_tuning(model, tune.tune, last_blocks=tune.tune_blocks, lora_rank=tune.lora_rank)
     return model
+
+
+def check_sizes(recipe: Recipe) -> None:
+    """Make the model of a recipe with a backbone from scratch without any memory for its weights, and show its backbone
+    a crop: sizes that do not fit one another are known before data is read.
+
+    Raises:
+        RunError: with what torch says of them.
+    """
+    if isinstance(recipe.model.backbone, str):
+        return  # sizes of published weights fit, and the head's are checked with the recipe
+    size = recipe.data.crop_size
+    try:
+        with torch.device("meta"):
+            model: Any = _new_model(recipe)
+            type(model.backbone)(model.config)(torch.zeros(1, 3, size, size))  # a head may have taken its own apart
+    except Exception as error:  # whatever transformers and torch raise of sizes: there is no class for it
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise RunError(
+            f"model: of the sizes in this section, those of model.backbone among them, no model can be made: {reason} "
+            "Compare them with a recipe in recipes/; the sizes of a published model fit."
+        ) from error
+
+
+def _new_model(recipe: Recipe) -> DinoSegForSemanticSegmentation:
+    fields = recipe.model.model_dump(exclude={"backbone", "num_labels", "init_head_from", *_LEARNING, *_STATISTICS})
+    if recipe.model.backbone_dtype == "float32":
+        fields["backbone_dtype"] = None  # the model's, so that a checkpoint can be loaded in any
+    return DinoSegForSemanticSegmentation.from_backbone(
+        recipe.model.backbone,
+        label_space=recipe.labels.to_dict(),
+        id2label=recipe.labels.id2label,
+        label2id=recipe.labels.label2id,
+        inference=build_inference(recipe),
+        freeze_backbone=recipe.model.tune == "head",
+        background_threshold=recipe.evaluation.background_threshold,
+        palette=recipe.evaluation.palette,
+        **fields,
+    )
 
 
 def build_inference(recipe: Recipe) -> dict[str, Any]:
@@ -220,12 +298,51 @@ def build_eval_dataset(
 
 
 def build_training_arguments(recipe: Recipe, **fields: Any) -> TrainingArguments:
-    """The recipe's TrainingArguments; `fields` override them."""
-    # pinned memory only helps copies to an accelerator, and torch warns at each loader where there is none
-    pinned = recipe.training.get("dataloader_pin_memory", True) and torch.accelerator.is_available()
+    """The recipe's TrainingArguments; `fields` override them.
+
+    Raises:
+        RunError: if this computer does not have what they ask for.
+    """
+    values = {**training_arguments(recipe.training), **fields}
+    found = torch.accelerator.is_available() or is_torch_xla_available()
+    on_processor = values.get("use_cpu") or parse_flag_from_env("ACCELERATE_USE_CPU") or not found
+    if values.get("bf16") and on_processor:
+        if not is_torch_bf16_available_on_device("cpu"):
+            raise RunError(
+                "training.bf16: there is no accelerator to train on, and the processor cannot compute in bfloat16. "
+                "Write training.bf16=false."
+            )
+        values["use_cpu"] = True  # TrainingArguments takes bf16 without an accelerator only if it is told so
+    if values.get("fp16") and on_processor:
+        raise RunError(
+            "training.fp16: needs an accelerator, and there is none to train on. Write training.fp16=false; processors "
+            "compute in bfloat16 if anything: training.bf16=true."
+        )
     # `build_pushes` pushes: the Trainer would send a pickled file, and a config whose code is not there yet
-    settled = {"push_to_hub": False, "dataloader_pin_memory": pinned}
-    return TrainingArguments(**{**training_arguments(recipe.training), **settled, **fields})
+    return _arguments({**values, "push_to_hub": False})
+
+
+def build_evaluation_arguments(recipe: Recipe, output_dir: str) -> TrainingArguments:
+    """TrainingArguments for measuring a checkpoint: what the recipe says of learning stays out of it.
+
+    Raises:
+        RunError: if this computer does not have what is left of them.
+    """
+    return _arguments({**evaluation_arguments(recipe.training), "output_dir": output_dir})
+
+
+def _arguments(values: dict[str, Any]) -> TrainingArguments:
+    # pinned memory only helps copies to an accelerator, and torch warns at each loader where there is none
+    values["dataloader_pin_memory"] = values.get("dataloader_pin_memory", True) and torch.accelerator.is_available()
+    try:
+        return TrainingArguments(**values)
+    except Exception as error:  # of whatever kind: it asks libraries and hardware that this package does not know
+        reason = " ".join(str(error).split()) or type(error).__name__
+        named = [f"training.{key}" for key in values if re.search(rf"\b{key}\b", reason)]
+        raise RunError(
+            f"{', '.join(named) or 'training'}: transformers' TrainingArguments does not take it here: "
+            f"{reason.rstrip('.')}. Take it out of the recipe, or write what this computer has."
+        ) from error
 
 
 def build_rates(recipe: Recipe) -> dict[str, Any]:
@@ -244,7 +361,7 @@ def build_callbacks(recipe: Recipe) -> list[TrainerCallback]:
     """What happens at fixed moments of a training, beside what every training does."""
     callbacks: list[TrainerCallback] = [HeadSchedule()]
     if patience := recipe.training["early_stopping_patience"]:
-        callbacks.append(EarlyStoppingCallback(patience, recipe.training["early_stopping_threshold"]))
+        callbacks.append(EarlyStopping(patience, recipe.training["early_stopping_threshold"]))
     return callbacks
 
 

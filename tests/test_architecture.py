@@ -18,7 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pictures": set(),
     "models": set(),
     "losses": set(),
-    "recipe": {"labels"},
+    "recipe": {"labels", "metrics"},
     "data": {"labels", "pictures"},
     "metrics": {"labels"},
     "visualize": {"labels"},

@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from hf_dinoseg.cli import app
+from hf_dinoseg.training.manifest import Manifest
 
 
 @pytest.fixture
@@ -68,6 +69,7 @@ def _unknown_id(home: Path) -> None:
 def _another_run(home: Path) -> None:
     (home / "run").mkdir()
     (home / "run" / "recipe.yaml").write_text("labels: {}\n")
+    Manifest(home / "run", files={"recipe.yaml": 11}, begun=True).save()
 
 
 CASES: dict[str, tuple[Callable[[Path], None], list[str], int, list[str]]] = {

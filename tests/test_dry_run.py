@@ -125,7 +125,10 @@ def test_the_recipes_choices_are_kept_and_its_sizes_are_not(tmp_path: Path) -> N
         ("facebook/dinov3-convnext-tiny-pretrain-lvd1689m", "dinov3_convnext"),
         ("facebook/dinov2-base", "dinov2"),
         ("facebook/dinov2-with-registers-large", "dinov2_with_registers"),
-        ({"model_type": "dinov3_vit", "hidden_size": 4096, "num_register_tokens": 2}, "dinov3_vit"),
+        (
+            {"model_type": "dinov3_vit", "hidden_size": 4096, "num_attention_heads": 32, "num_register_tokens": 2},
+            "dinov3_vit",
+        ),
         ("me/my-own", "dinov3_vit"),
     ],
 )

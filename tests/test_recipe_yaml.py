@@ -111,11 +111,46 @@ def test_the_same_label_id_as_number_and_as_text_is_a_key_that_stands_twice(path
         ("x: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
         ("data: {image: images/{split}}", 'image: "images/{split}"'),
         ("? [1, 2]\n: 3", "a key must be a word or a number"),
+        ("data:\n  a: {b: 1\n", "line 2, column 6: what begins here is not closed"),
+        ("data: [1,\n  2\n", "line 1, column 7: what begins here is not closed"),
+        ("data: 'a\n\n", "line 1, column 7: what begins here is not closed"),
+        ('data: "a\n', "line 1, column 7: what begins here is not closed"),
+        ("data: [1,\n", "ends before it is complete"),
+        ("a: {b\nc: 1\n", "begins at line 1, column 4"),
+        ("a: !!float ''", "line 1, column 4: this is no float"),
+        ("a: !!bool maybe", "this is no bool"),
+        ("a: !!timestamp soon", "this is no timestamp"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_told_so(path: Path, content: str, words: str) -> None:
     path.write_text(content)
     assert words in the_fault(path)
+
+
+QUICKSTART = Path(__file__).parents[1] / "recipes" / "synthetic_retina" / "mask2former_tiny.yaml"
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_recipe_that_was_cut_off_anywhere_is_yaml_or_a_fault(end: str) -> None:
+    text = QUICKSTART.read_text(encoding="utf-8")
+    text = text[text.index("\nlabels:") :]  # without the comment above
+    refused = 0
+    for length in range(len(text)):
+        try:
+            parse_yaml(text[:length] + end, "cut")
+        except RecipeError as error:
+            refused += 1
+            assert error.faults[0].startswith("line ")
+    assert refused > 50
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(list("{}[],:'\"-?&*!|>#% \n\tab1") + ["\r\n", "\x85", "\u2028", "!!int ", "<<: "])))
+def test_no_text_is_anything_but_data_or_a_fault(parts: list[str]) -> None:
+    try:
+        parse_yaml("".join(parts), "any")
+    except RecipeError as error:
+        assert len(error.faults) == 1
 
 
 def test_missing_file_folder_and_binary_are_told_apart(path: Path) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from transformers import CONFIG_MAPPING
 
-from hf_dinoseg.dry_run import dry_run
-from hf_dinoseg.recipe import FolderData, load_recipe
+from hf_dinoseg.build import evaluate
+from hf_dinoseg.dry_run import dry_run, rehearsal
+from hf_dinoseg.objects import build_model, build_processor
+from hf_dinoseg.recipe import FolderData, Recipe, load_recipe
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
@@ -41,6 +43,21 @@ def test_recipe_trains_and_evaluates_in_small(
     assert 0 <= did["mean_iou"] <= 1 and did["num_labels"] == recipe.labels.num_labels
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
+
+
+@every_recipe
+def test_a_checkpoint_of_the_recipe_is_evaluated_without_an_accelerator(path: Path, tmp_path: Path) -> None:
+    """By the recipe beside it, whose `training` is the shipped one: most of them train in bfloat16."""
+    recipe = load_recipe(path)
+    small = rehearsal(recipe, tmp_path)
+    checkpoint = tmp_path / "checkpoint"
+    build_model(small).save_pretrained(checkpoint)
+    build_processor(small).save_pretrained(checkpoint)
+    own = Recipe.from_dict({**small.to_dict(), "training": recipe.training})
+    assert own.training == recipe.training
+    (checkpoint / "recipe.yaml").write_text(own.to_yaml(), encoding="utf-8")
+    metrics = evaluate(str(checkpoint))
+    assert 0 <= metrics["mean_iou"] <= 1 and metrics["num_images"] >= 1
 
 
 @every_recipe

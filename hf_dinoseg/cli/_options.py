@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Annotated
+
+import typer
 
 
 class Palette(str, Enum):
@@ -10,4 +13,42 @@ class Palette(str, Enum):
     colorblind = "colorblind"
 
 
-__all__ = ["Palette"]
+class Background(str, Enum):
+    none = "none"
+    threshold = "threshold"
+
+
+class EvaluatedBackground(str, Enum):
+    none = "none"
+    threshold = "threshold"
+    truth = "truth"
+
+
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        metavar="T",
+        help="Pixels whose best score is below it get no class; the checkpoint's own if not given.",
+        show_default=False,
+    ),
+]
+
+
+def check_background(policy: Enum | None, threshold: float | None) -> None:
+    """Tell early of a policy and a threshold that contradict one another, and of a threshold that is none.
+
+    Raises:
+        typer.BadParameter: with exit code 2.
+    """
+    if threshold is None:
+        return
+    from ..inference import Background as Choice
+
+    try:
+        Choice.resolve(policy.value if policy else None, threshold)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--background, --threshold") from error
+
+
+__all__ = ["Background", "EvaluatedBackground", "Palette", "Threshold", "check_background"]

@@ -10,7 +10,7 @@ import typer
 
 from ._checkpoint import Checkpoint, check_checkpoint, loading
 from ._errors import Debug
-from ._options import Palette
+from ._options import EvaluatedBackground, Palette, Threshold, check_background
 from ._output import only_results_on_stdout, print_json, print_metrics
 from .train import Overrides
 
@@ -49,20 +49,41 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    background: Annotated[
+        EvaluatedBackground | None,
+        typer.Option(
+            help="What is answered where no class is likely, short for evaluation.background=…: none for the best "
+            "class all the same, threshold for no class below a score, truth to draw void where the truth has it.",
+            show_default=False,
+        ),
+    ] = None,
+    threshold: Threshold = None,
     json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
     debug: Debug = False,
 ) -> None:
     """Measure a checkpoint on the validation split of a recipe, as training did."""
     check_checkpoint(checkpoint)
+    check_background(background, threshold)
     with loading(checkpoint), only_results_on_stdout():
         colors = [f"evaluation.palette={palette.value}"] if palette else []
-        checked = _recipe(checkpoint, [*([recipe] if recipe else []), *(overrides or []), *colors])
+        choice = _background_overrides(background, threshold)
+        checked = _recipe(checkpoint, [*([recipe] if recipe else []), *(overrides or []), *colors, *choice])
         from .. import build
 
         metrics = build.evaluate(checkpoint, checked, None if output is None else str(output))
     if os.environ.get("RANK", "0") != "0":
         return
     print_json(metrics) if json else print_metrics(metrics)
+
+
+def _background_overrides(background: EvaluatedBackground | None, threshold: float | None) -> list[str]:
+    """The two fields of the recipe that hang together: what is not asked for makes way for what is."""
+    if background is None and threshold is None:
+        return []
+    fields = [f"evaluation.background={background.value if background else 'threshold'}"]
+    if background is not EvaluatedBackground.threshold or threshold is not None:
+        fields.append(f"evaluation.background_threshold={'null' if threshold is None else threshold}")
+    return fields
 
 
 def _recipe(checkpoint: str, arguments: list[str]) -> Recipe:

@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ._checkpoint import Checkpoint, check_checkpoint, loading
 from ._errors import FAILED, Debug
-from ._options import Palette
+from ._options import Background, Palette, Threshold, check_background
 from ._output import only_results_on_stdout, print_json
 from ._pictures import Picture, find_pictures, name_results
 
@@ -90,6 +90,15 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    background: Annotated[
+        Background | None,
+        typer.Option(
+            help="What is answered where no class is likely: none for the best class all the same, threshold for no "
+            "class below a score; threshold if --threshold is given or the checkpoint has one, else none.",
+            show_default=False,
+        ),
+    ] = None,
+    threshold: Threshold = None,
     transparent: Annotated[
         bool, typer.Option("--transparent", help="Classes drawn black (background) are clear in ids and color.")
     ] = False,
@@ -112,6 +121,7 @@ def predict(
     read, predicted and written by strips, as ids only.
     """
     check_checkpoint(checkpoint)
+    check_background(background, threshold)
     if resume and overwrite:
         raise typer.BadParameter("give one of them.", param_hint="--resume, --overwrite")
     found, faults = find_pictures(pictures)
@@ -127,7 +137,7 @@ def predict(
         started = time.perf_counter()
         outcomes: list[Outcome] = []
         if todo or (legend and not (output / LEGEND).exists()):
-            segmenter = _load(checkpoint, mode, window, stride, palette)
+            segmenter = _load(checkpoint, mode, window, stride, palette, background, threshold)
             started = time.perf_counter()
             jobs = [_job(picture, files, resume, transparent) for picture, files in todo]
             outcomes = sorted(_run(segmenter, jobs), key=lambda outcome: outcome.number)
@@ -179,14 +189,26 @@ def _all_there(files: Mapping[Form, Path]) -> bool:
 
 
 def _load(
-    checkpoint: str, mode: Mode | None, window: int | None, stride: int | None, palette: Palette | None
+    checkpoint: str,
+    mode: Mode | None,
+    window: int | None,
+    stride: int | None,
+    palette: Palette | None,
+    background: Background | None,
+    threshold: float | None,
 ) -> Segmenter:
     from ..inference import Segmenter
 
-    name: Any = mode.value if mode else None
     with loading(checkpoint):
-        colors: Any = palette.value if palette else None
-        return Segmenter.from_pretrained(checkpoint, mode=name, window=window, stride=stride, palette=colors)
+        return Segmenter.from_pretrained(
+            checkpoint,
+            mode=mode.value if mode else None,
+            window=window,
+            stride=stride,
+            background=background.value if background else None,
+            background_threshold=threshold,
+            palette=palette.value if palette else None,
+        )
 
 
 def _write_legend(segmenter: Segmenter, output: Path) -> None:

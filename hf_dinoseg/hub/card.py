@@ -74,6 +74,8 @@ def model_card(
     checkpoint = recipe["hub"]["repo_id"] or recipe["training"]["output_dir"]
     title = Path(checkpoint).name or "dinoseg"
     dataset = _dataset_name(recipe["data"])
+    # What the figures were measured with: `dinoseg calibrate` stores a threshold that the recipe does not know.
+    threshold = (metrics.get("background") or {}).get("threshold", recipe["evaluation"].get("background_threshold"))
     card_data = ModelCardData(
         license=None if license == "unknown" else license,
         license_name=DINOV3_LICENSE["license_name"] if license == "other" and derived else None,
@@ -101,8 +103,8 @@ def model_card(
         curves=curves,
         labels=_label_rows(space),
         zero_text=_zero_text(space),
-        void_text=_void_text(space, recipe["evaluation"].get("background_threshold")),
-        threshold=recipe["evaluation"].get("background_threshold"),
+        void_text=_void_text(space, threshold),
+        threshold=threshold,
         merge_text=", ".join(f"{a} is learned and answered as {b}" for a, b in space.merge.items()),
         results_text=_results_text(metrics, dataset),
         means=_mean_rows(metrics),

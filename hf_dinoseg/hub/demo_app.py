@@ -11,6 +11,7 @@ import html
 import importlib.util
 import io
 import json
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ..errors import DinoSegError
@@ -145,9 +147,9 @@ class Demo:
 
     def show(self, result: SegmentationResult, threshold: float | None, name: str) -> tuple[str, str]:
         """The viewer's data, and the path of the label map as a PNG of original ids."""
-        label_map = result.label_map
-        if threshold:
-            label_map = np.where(result.scores < threshold, self.space.void_id, label_map).astype(label_map.dtype)
+        labels, scores = torch.from_numpy(result.label_map.astype(np.int64)), torch.from_numpy(result.scores)
+        background = Background.resolve(threshold=threshold or None)  # the slider's 0 is none
+        label_map = background.apply(labels, scores, self.space.void_id).numpy().astype(result.label_map.dtype)
         shown = SegmentationResult(label_map, result.scores, result.image, self.space)
         folder = Path(tempfile.mkdtemp(dir=self._folder.name))
         return view_data(result.image, label_map, self.space), str(shown.save(folder / f"{name}_labels.png"))
@@ -190,7 +192,8 @@ def build_app(segmenter: Segmenter, title: str, examples: Sequence[Path] = ()) -
                 if examples:
                     gr.Examples([str(p) for p in examples], picture, label="Pictures of its evaluation")
                 low = gr.Slider(
-                    0, 1, threshold, step=0.01, label="Background threshold", visible=not has_background(space),
+                    0, max(1, math.ceil(threshold)), threshold, step=0.01, label="Background threshold",
+                    visible=not has_background(space),
                     info="Pixels whose best score is below it get no class.", elem_id="threshold",
                 )  # fmt: skip
                 with gr.Accordion("How the model sees the picture", open=False):

@@ -30,11 +30,15 @@ def describe(
         metrics: what was measured; empty if nothing was.
     """
     write_json(folder / METRICS_FILE, metrics)
+    (folder / CARD_FILE).write_text(card_of(folder, label_space, recipe, metrics), encoding="utf-8")
+
+
+def card_of(folder: Path, label_space: Mapping[str, Any], recipe: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    """The card that `describe` writes, with the pictures that lie in the folder."""
     pictures = last_panels(folder)
     panel = pictures[0].relative_to(folder).as_posix() if pictures else None
     curves = CURVES_FILE if (folder / CURVES_FILE).is_file() else None
-    card = model_card(label_space, metrics, recipe, panel=panel, curves=curves)
-    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    return model_card(label_space, metrics, recipe, panel=panel, curves=curves)
 
 
 def last_panels(folder: Path) -> list[Path]:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ..errors import DinoSegError
 from ..inference import Segmenter
 from ..labels import LabelSpace
-from ..models.semantic import semantic_labels_and_scores, semantic_scores
+from ..models.semantic import semantic_labels_and_scores, semantic_scores, without_unlikely
 from ..version import __version__
 
 logger = logging.getLogger(__name__)
@@ -97,10 +97,7 @@ class ExportableSegmentation(nn.Module):
         if self.output_kind == "scores":
             return semantic_scores(outputs, size)
         labels, scores = semantic_labels_and_scores(outputs, size)
-        label_map = self.original_ids[labels]
-        if self.threshold is not None:
-            label_map = label_map.masked_fill(scores < self.threshold, self.void_id)
-        return label_map, scores
+        return without_unlikely(self.original_ids[labels], scores, self.threshold, self.void_id), scores
 
 
 @dataclass(frozen=True)

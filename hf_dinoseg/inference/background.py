@@ -12,10 +12,13 @@ The cure is a class of its own: `classes: {0: background, …}` and `reduce_zero
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+
+from ..models.semantic import without_unlikely
 
 Policy = Literal["none", "threshold", "truth"]
 
@@ -30,7 +33,7 @@ class Background:
             may exceed 1.
 
     Raises:
-        ValueError: on another policy, or a threshold missing or given without need.
+        ValueError: on another policy, or a threshold missing, given without need, or not above 0.
 
     Example:
         >>> labels, scores = torch.tensor([[0, 1]]), torch.tensor([[0.3, 0.6]])
@@ -49,6 +52,8 @@ class Background:
                 f"background is {self.policy!r} with the threshold {self.threshold}; `threshold` needs one, the others "
                 "take none. `dinoseg calibrate` finds it and stores it in the checkpoint."
             )
+        if self.threshold is not None and not (math.isfinite(self.threshold) and self.threshold > 0):
+            raise ValueError(f"background threshold {self.threshold}: it must be a number above 0, as scores are.")
 
     @classmethod
     def resolve(
@@ -62,8 +67,10 @@ class Background:
             stored: the checkpoint's (`config.background_threshold`), None if it has none.
 
         Raises:
-            ValueError: as the class.
+            ValueError: as the class, also where a policy that takes none comes with a threshold that was asked for.
         """
+        if policy in ("none", "truth") and threshold is not None:
+            return cls(policy, threshold)  # which says that they contradict one another
         chosen = stored if threshold is None else threshold
         policy = policy or ("none" if chosen is None else "threshold")
         return cls(policy, chosen if policy == "threshold" else None)
@@ -75,9 +82,7 @@ class Background:
             labels: train ids of any shape, the best class of each pixel.
             scores: its score, of the same shape.
         """
-        if self.threshold is None:
-            return labels
-        return labels.masked_fill(scores < self.threshold, ignore_index)
+        return without_unlikely(labels, scores, self.threshold, ignore_index)
 
     def drawn(self, labels: torch.Tensor, truth: torch.Tensor, ignore_index: int) -> torch.Tensor:
         """The answer as a picture shows it beside its truth: with policy `truth`, void where that is void."""

@@ -1,6 +1,6 @@
 """Metrics: everything is computed from counts, of which a confusion matrix is the first, added picture by picture."""
 
-from .background import ThresholdCurve, background_figures, background_matrices
+from .background import Figure, ThresholdCurve, background_figures, background_matrices, is_worse
 from .boundary import boundary_counts, summarize_boundary
 from .calibration import BINS, calibration_counts, summarize_calibration
 from .confusion import ConfusionMatrix, confusion_matrix
@@ -11,6 +11,7 @@ __all__ = [
     "BETA",
     "BINS",
     "ConfusionMatrix",
+    "Figure",
     "ThresholdCurve",
     "background_figures",
     "background_matrices",
@@ -19,6 +20,7 @@ __all__ = [
     "confusion_matrix",
     "image_counts",
     "image_scores",
+    "is_worse",
     "iou_intervals",
     "per_class_table",
     "summarize",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from ..labels import LabelSpace
 from .confusion import confusion_matrix
+
+#: what a threshold may be judged by
+Figure = Literal["mean_iou", "mean_iou_id0_as_class"]
 
 _PER_UNIT = 1000  # thresholds are told apart to a thousandth
 _BINS = 8 * _PER_UNIT  # scores of mask heads are sums over queries, and may exceed 1
@@ -71,23 +74,48 @@ def _mean(values: np.ndarray) -> float:
 
 
 class ThresholdCurve:
-    """IoU of id 0 against the classes, for every threshold on the best class's score. Pictures are added one at a time.
+    """The figures of `background_figures` for every threshold on the best class's score, in one pass over pictures.
 
-    Scores are told apart to a thousandth; those of 8 and more count as the highest.
+    Thresholds are thousandths; scores of 8 and more count as the highest. The figures are those that an evaluation
+    with the threshold gives, to the pixel.
+
+    Args:
+        num_labels: how many classes there are, C.
 
     Attributes:
-        of_zero, of_classes: (8000,) int64, pixels of id 0, and of the classes, by score.
+        right, labelled, under_zero: (C, 8000) int64, pixels answered as each class, by score: those whose truth is that
+            class, any class, and id 0.
+        truth: (C,) int64, pixels of each class.
     """
 
-    def __init__(self) -> None:
-        self.of_zero = torch.zeros(_BINS, dtype=torch.int64)
-        self.of_classes = torch.zeros(_BINS, dtype=torch.int64)
+    def __init__(self, num_labels: int) -> None:
+        self.num_labels = num_labels
+        self.right, self.labelled, self.under_zero = (
+            torch.zeros(num_labels, _BINS, dtype=torch.int64) for _ in range(3)
+        )
+        self.truth = torch.zeros(num_labels, dtype=torch.int64)
+        self._thresholds = torch.from_numpy(self.thresholds).float()  # as a score is compared with one
 
-    def update(self, scores: torch.Tensor, truth: torch.Tensor, zero: torch.Tensor, ignore_index: int) -> None:
-        """Add a picture: scores, truth (train ids) and where the mask says 0, all (H, W). Other void is left out."""
-        bins = (scores * _PER_UNIT).floor().clamp(0, _BINS - 1).to(torch.int64)
-        self.of_zero += torch.bincount(bins[zero], minlength=_BINS).cpu()
-        self.of_classes += torch.bincount(bins[(truth != ignore_index) & ~zero], minlength=_BINS).cpu()
+    def update(
+        self, labels: torch.Tensor, scores: torch.Tensor, truth: torch.Tensor, zero: torch.Tensor, ignore_index: int
+    ) -> None:
+        """Add a picture.
+
+        Args:
+            labels, scores: (H, W), each pixel's best class (train ids) and its score.
+            truth: (H, W) train ids.
+            zero: (H, W) bool, where the mask says 0. Other void is left out.
+        """
+        bins = torch.bucketize(scores.contiguous(), self._thresholds, right=True).sub_(1).clamp_(min=0)
+        cells = labels.to(torch.int64) * _BINS + bins
+        known = (truth != ignore_index) & ~zero
+        for counts, which in (
+            (self.right, known & (labels == truth)),
+            (self.labelled, known),
+            (self.under_zero, zero),
+        ):
+            counts += torch.bincount(cells[which], minlength=counts.numel()).view_as(counts)
+        self.truth += torch.bincount(truth[known].to(torch.int64), minlength=self.num_labels)
 
     @property
     def thresholds(self) -> np.ndarray:
@@ -95,39 +123,65 @@ class ThresholdCurve:
         return np.arange(_BINS) / _PER_UNIT
 
     @property
-    def id0_iou(self) -> np.ndarray:
-        """(8000,) IoU of "score below the threshold" with id 0; NaN everywhere if no pixel is of id 0."""
-        total = int(self.of_zero.sum())
-        found, wrong = self._below()
-        return found / (total + wrong) if total else np.full(_BINS, np.nan)
-
-    @property
     def silence_iou(self) -> float:
-        """The same IoU for no class at any pixel: what a threshold has to exceed to be worth something."""
-        zero, classes = int(self.of_zero.sum()), int(self.of_classes.sum())
+        """IoU of id 0 for no class at any pixel: what a threshold has to exceed to be worth something."""
+        zero, classes = int(self.under_zero.sum()), int(self.truth.sum())
         return zero / (zero + classes) if zero else float("nan")
 
-    def best(self) -> tuple[float, float]:
-        """The threshold with the highest IoU, the middle one of equals, and that IoU.
+    def figures(self) -> dict[str, np.ndarray]:
+        """`id0_iou`, `mean_iou` and `mean_iou_id0_as_class`, each (8000,) by threshold."""
+        right, labelled, under_zero = (_from_each_on(c) for c in (self.right, self.labelled, self.under_zero))
+        truth, zero = self.truth.numpy()[:, None], int(self.under_zero.sum())
+        found, missed = zero - under_zero.sum(axis=0), int(self.truth.sum()) - labelled.sum(axis=0)
+        id0 = _share(found, zero + missed)
+        each = _share(right, truth + labelled - right)
+        seen = _share(right, truth + labelled + under_zero - right)
+        return {
+            "id0_iou": id0,
+            "mean_iou": _mean_over_classes(each),
+            "mean_iou_id0_as_class": _mean_over_classes(np.vstack((seen, id0))),
+        }
 
-        Only thresholds that leave at least half of the classes' pixels with a class are looked at. Otherwise, where
-        most pixels are of id 0 and scores tell nothing, the best would be to say nothing at all.
+    def place(self, threshold: float | None) -> int:
+        """Where in the figures a threshold stands, the nearest if it is no thousandth; None is 0."""
+        return min(round((threshold or 0.0) * _PER_UNIT), _BINS - 1)
+
+    def best(self) -> float | None:
+        """The threshold with the highest mean IoU with id 0 as a class, the middle one of equals; None is none at all.
+
+        Only thresholds that leave every class at least half of its right pixels are looked at. Where most pixels are of
+        id 0 and scores tell nothing, the best would otherwise be to give up a class, or to say nothing at all.
 
         Raises:
             ValueError: if no pixel of id 0 was seen, or none of a class.
         """
-        if not self.of_zero.sum() or not self.of_classes.sum():
-            missing = "0" if not self.of_zero.sum() else "a class"
+        if not self.under_zero.any() or not self.truth.any():
+            missing = "a class" if self.under_zero.any() else "0"
             raise ValueError(
                 f"the validation masks hold no pixel of {missing}, so no threshold can be told to be better than "
                 "another. Calibrate on pictures whose masks show both."
             )
-        iou = np.where(2 * self._below()[1] <= int(self.of_classes.sum()), self.id0_iou, -1.0)
-        equal = np.flatnonzero(iou == iou.max())
-        place = int(equal[len(equal) // 2])
-        return float(self.thresholds[place]), float(iou[place])
+        right = _from_each_on(self.right)
+        allowed = (2 * right >= right[:, :1]).all(axis=0)
+        seen = np.where(allowed, self.figures()["mean_iou_id0_as_class"], -1.0)
+        equal = np.flatnonzero(seen == seen.max())
+        return None if equal[0] == 0 else float(self.thresholds[equal[len(equal) // 2]])
 
-    def _below(self) -> tuple[np.ndarray, np.ndarray]:
-        """(8000,) pixels of id 0, and of the classes, whose score is below each threshold."""
-        first, second = (np.concatenate(([0], np.cumsum(h.numpy())[:-1])) for h in (self.of_zero, self.of_classes))
-        return first, second
+
+def is_worse(figure: float, than: float) -> bool:
+    """Whether a figure is below another by what can be seen of it: 0.01 per cent."""
+    return round(figure, 4) < round(than, 4)
+
+
+def _from_each_on(counts: torch.Tensor) -> np.ndarray:
+    """(C, 8000) how many have a score of at least each threshold."""
+    return counts.flip(1).cumsum(1).flip(1).numpy()
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+
+
+def _mean_over_classes(values: np.ndarray) -> np.ndarray:
+    known = ~np.isnan(values)
+    return _share(np.where(known, values, 0.0).sum(axis=0), known.sum(axis=0))

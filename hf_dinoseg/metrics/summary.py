@@ -8,11 +8,14 @@ Frequency-weighted IoU is the mean of IoU weighted by T.
 A ratio without a denominator is NaN and is left out of its mean: IoU, Dice and F-beta where a class has neither a pixel
 of truth nor a prediction, accuracy and recall where it has no pixel of truth, precision where it has no prediction. A
 class that is predicted but never true has IoU 0, and that 0 counts.
+
+A figure can be asked for by name, to choose a checkpoint by: `mean_iou`, or of one class `iou_vein`, `iou_2`.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +25,18 @@ import torch
 from ..labels import LabelSpace
 
 BETA = 2.0
+
+#: What there is for each class, as `per_category_<kind>`.
+KINDS = ("iou", "accuracy", "dice", "precision", "recall", "f_beta", "boundary_iou")
+#: The figures of all classes together that say how good a model is.
+OVERALL = (
+    *(f"mean_{kind}" for kind in KINDS),
+    "overall_accuracy",
+    "frequency_weighted_iou",
+    "expected_calibration_error",
+)
+_LOWER_IS_BETTER = ("expected_calibration_error",)
+_NUMBER = re.compile(r"[-+]?[0-9]+")
 
 
 def summarize(matrix: torch.Tensor | np.ndarray, label_space: LabelSpace, beta: float = BETA) -> dict[str, Any]:
@@ -69,6 +84,74 @@ def summarize(matrix: torch.Tensor | np.ndarray, label_space: LabelSpace, beta: 
 def category_keys(label_space: LabelSpace) -> list[str]:
     """How classes are named in results, in train-id order: `"<original id> <name>"`."""
     return [f"{original_id} {name}" for original_id, name in _names(label_space)]
+
+
+def higher_is_better(name: str) -> bool:
+    """Of a figure as `find_figure` takes it."""
+    return name.removeprefix("eval_") not in _LOWER_IS_BETTER
+
+
+def figure_names(label_space: LabelSpace) -> list[str]:
+    """Every name that `find_figure` takes, without `eval_`: those of all classes together first, then those of each
+    class, by name where the name belongs to one class alone and is no number, and by original id.
+    """
+    places = [str(i) for i, _ in _names(label_space)]
+    for original_id, name in _names(label_space):
+        for spelling in dict.fromkeys((name, _joined(name))):
+            if not _NUMBER.fullmatch(spelling) and classes_called(spelling, label_space) == [original_id]:
+                places.append(spelling)
+    return [*OVERALL, *(f"{kind}_{place}" for kind in KINDS for place in places)]
+
+
+def find_figure(name: str, label_space: LabelSpace) -> tuple[str, str | None] | None:
+    """Where results hold a figure.
+
+    Args:
+        name: as `figure_names` has them, with `eval_` before it or without. A number is always an original id. A
+            class's name may have `_` in place of blanks.
+
+    Returns:
+        The key, and below it the class's: `("mean_iou", None)`, `("per_category_iou", "2 vein")`; None if there is no
+        such figure, or the name belongs to several classes.
+
+    Example:
+        >>> find_figure("eval_iou_vein", LabelSpace({1: "artery", 2: "vein"}))
+        ('per_category_iou', '2 vein')
+    """
+    name = name.removeprefix("eval_")
+    if name in OVERALL:
+        return name, None
+    for kind in KINDS:
+        ids = classes_called(name[len(kind) + 1 :], label_space) if name.startswith(f"{kind}_") else []
+        if len(ids) == 1:
+            return f"per_category_{kind}", f"{ids[0]} {label_space.classes[ids[0]]}"
+    return None
+
+
+def classes_called(place: str, label_space: LabelSpace) -> list[int]:
+    """The original ids of the classes that a name or an id means: those of this very name, else those whose name is
+    this one with `_` in place of blanks."""
+    names = _names(label_space)
+    if _NUMBER.fullmatch(place):
+        return [i for i, _ in names if i == int(place)]
+    return [i for i, name in names if name == place] or [i for i, name in names if _joined(name) == place]
+
+
+def figure_of(summary: Mapping[str, Any], name: str, label_space: LabelSpace) -> float:
+    """The figure of this name in results; NaN where a class has none.
+
+    Raises:
+        KeyError: if there is no figure of this name, or it was not measured.
+    """
+    found = find_figure(name, label_space)
+    if found is None:
+        raise KeyError(name)
+    key, of_class = found
+    return float(summary[key] if of_class is None else summary[key][of_class])
+
+
+def _joined(name: str) -> str:
+    return "_".join(name.split())
 
 
 def per_class_table(matrix: torch.Tensor | np.ndarray, label_space: LabelSpace) -> str:

@@ -13,7 +13,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import ModelOutput
 
-from .semantic import semantic_labels_and_scores
+from .semantic import semantic_labels_and_scores, without_unlikely
 
 
 class DinoSegImageProcessorKwargs(ImagesKwargs, total=False):
@@ -100,9 +100,7 @@ class DinoSegImageProcessor(PilBackend):
             height, width = next(reversed(single.values())).shape[-2:] if target_sizes is None else target_sizes[index]
             labels, scores = semantic_labels_and_scores(single, (int(height), int(width)))
             label_map = labels[0] if table is None else table.to(labels.device)[labels[0]]
-            if threshold is not None:
-                label_map = label_map.masked_fill(scores[0] < threshold, void)
-            label_maps.append(label_map)
+            label_maps.append(without_unlikely(label_map, scores[0], threshold, void))
         return label_maps
 
 

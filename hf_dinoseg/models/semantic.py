@@ -137,4 +137,12 @@ def semantic_labels_and_scores(outputs: Any, size: tuple[int, int]) -> tuple[Ten
     return torch.cat(labels, dim=1), torch.cat(best, dim=1)
 
 
-__all__ = ["ScoreMap", "semantic_label_map", "semantic_labels_and_scores", "semantic_scores"]
+def without_unlikely(labels: Tensor, scores: Tensor, threshold: float | None, void: int) -> Tensor:
+    """Labels, `void` where the winning score is below the threshold: all of them with None. Shapes are the same.
+
+    The only copy of the rule; `inference.background` decides what the threshold is.
+    """
+    return labels if threshold is None else labels.masked_fill(scores < threshold, void)
+
+
+__all__ = ["ScoreMap", "semantic_label_map", "semantic_labels_and_scores", "semantic_scores", "without_unlikely"]

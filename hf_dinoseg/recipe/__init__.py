@@ -7,7 +7,7 @@ from .loader import Recipe, load_recipe
 from .presets import label_preset, presets
 from .schema import Evaluation, Hub, Model
 from .schema_data import Data, FolderData, MixtureData, SyntheticRetinaData
-from .training import ONE_CYCLE, training_arguments
+from .training import ONE_CYCLE, evaluation_arguments, training_arguments
 from .yaml_rules import write_yaml
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "SyntheticRetinaData",
+    "evaluation_arguments",
     "label_preset",
     "load_recipe",
     "presets",

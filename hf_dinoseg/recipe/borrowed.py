@@ -87,4 +87,29 @@ def backbone_faults(config: dict[str, Any]) -> list[str]:
         hint = f" Did you mean `{guess}`?" if guess else ""
         return [f"model.backbone.model_type: {show(kind)} is no architecture that transformers knows.{hint}"]
     extra = {"model_type": str, "out_indices": list[int] | None, "out_features": list[str] | None}
-    return check_values(model_of(CONFIG_MAPPING[kind], kind, {}, extra), config, "model.backbone")
+    known = CONFIG_MAPPING[kind]
+    bounds = {f.name: {"ge": 1} for f in fields(known) if f.name in _AT_LEAST_ONE and f.type in ("int", int)}
+    if faults := check_values(model_of(known, kind, bounds, extra), config, "model.backbone"):
+        return faults
+    return _attention_faults(kind, {f.name: f.default for f in fields(known)} | config)
+
+
+_AT_LEAST_ONE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_channels")
+
+
+def _attention_faults(kind: str, config: Mapping[str, Any]) -> list[str]:
+    """transformers makes a DINOv3 ViT of any width and any number of heads, and fails in its first step. What others
+    need is found when the model is made (`objects.check_sizes`)."""
+    if kind != "dinov3_vit":
+        return []
+    width, heads = config["hidden_size"], config["num_attention_heads"]
+    # a quarter of each head's channels are sines and cosines of the two coordinates
+    if width % (heads * 4) == 0:
+        return []
+    fitting = [count for count in range(1, width // 4 + 1) if width % (count * 4) == 0]
+    near = sorted(sorted(fitting, key=lambda count: abs(count - heads))[:3])
+    hint = f" Heads that do: {', '.join(map(str, near))}." if near else ""
+    return [
+        f"model.backbone.hidden_size: {width} does not divide into num_attention_heads {heads} of a multiple of 4 "
+        f"channels each; write a multiple of {heads * 4}.{hint}"
+    ]

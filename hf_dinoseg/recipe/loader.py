@@ -27,7 +27,7 @@ from .faults import SectionError, list_faults, nearest, show
 from .presets import with_preset
 from .schema import Evaluation, Hub, Loss, Model, model_section
 from .schema_data import SECTIONS, Data, DataSection
-from .training import check_training, training_fields
+from .training import best_metric_faults, check_training, training_fields
 from .yaml_rules import apply_overrides, read_yaml, write_yaml
 
 #: Names of version 0.1 and what they are now; the recipes of its checkpoints have them.
@@ -191,6 +191,8 @@ def _contradictions(done: Mapping[str, Any]) -> list[str]:
                 "loss.per_class_weights: auto counts classes beforehand, which a stream (data.streaming) does not do; "
                 "write a weight for each class that needs one: {3: 2.5}."
             )
+    if labels and training:
+        faults += best_metric_faults(training, labels)
     schedule = training["lr_scheduler_type"] if training else "polynomial"
     if model and model.backbone_warmup_steps and schedule != "polynomial":
         faults.append(

@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from ..labels import LabelSpace
 from .borrowed import check_values, model_of
 from .derived import derived_defaults
-from .faults import Finder, SectionError, show
+from .faults import Finder, SectionError, nearest, show
 
 _DEFAULTS: dict[str, Any] = {
     # AdamW with weight decay 0.05 is what Mask2Former (arXiv:2112.01527, section 4.1) and EoMT (arXiv:2503.19108)
@@ -72,6 +73,27 @@ _ELSEWHERE = {
     "batch_size": "write per_device_train_batch_size or per_device_eval_batch_size",
 }
 
+#: Of TrainingArguments, what an evaluation heeds: where it runs, how images are read, what is shown meanwhile. All else
+#: is about learning, and may ask for what the computer that evaluates does not have. Its precision is
+#: `evaluation.autocast`.
+_MEASURING = (
+    "output_dir",
+    "per_device_eval_batch_size",
+    "eval_accumulation_steps",
+    "dataloader_num_workers",
+    "dataloader_prefetch_factor",
+    "dataloader_persistent_workers",
+    "dataloader_multiprocessing_context",
+    "use_cpu",
+    "seed",
+    "ddp_timeout",
+    "disable_tqdm",
+    "log_level",
+    "log_level_replica",
+    "log_on_each_node",
+    *_OWNED,
+)
+
 _LOW: dict[str, Any] = {
     **dict.fromkeys(("learning_rate", "num_train_epochs", "logging_steps", "eval_steps", "save_steps"), {"gt": 0}),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), {"ge": 1}),
@@ -124,6 +146,11 @@ def training_arguments(section: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def evaluation_arguments(section: Mapping[str, Any]) -> dict[str, Any]:
+    """What `TrainingArguments` takes of a resolved section where a checkpoint is only measured."""
+    return {k: v for k, v in section.items() if k in _MEASURING} | {"report_to": "none"}
+
+
 def training_fields() -> list[str]:
     """The names that the section takes."""
     return [name for name in _training_model().model_fields if name not in _ELSEWHERE]
@@ -147,7 +174,61 @@ def _training_model() -> type[BaseModel]:
     return model_of(TrainingArguments, "training", _LOW, narrowed)
 
 
+# what other libraries and papers call figures that have another name here
+_SYNONYMS = {
+    "miou": "mean_iou",
+    "macc": "mean_accuracy",
+    "aacc": "overall_accuracy",
+    "pixel_accuracy": "overall_accuracy",
+    "mdice": "mean_dice",
+    "f1": "mean_dice",
+    "mean_f1": "mean_dice",
+    "fwiou": "frequency_weighted_iou",
+    "ece": "expected_calibration_error",
+}
+
+
+def best_metric_faults(training: Mapping[str, Any], labels: LabelSpace) -> list[str]:
+    """What is wrong with the metric that the best checkpoint is chosen by; `training` is the resolved section."""
+    from ..metrics.summary import KINDS, OVERALL, classes_called, figure_names, find_figure, higher_is_better
+
+    metric, field = training["metric_for_best_model"], "training.metric_for_best_model"
+    if find_figure(metric, labels) is None:
+        bare = metric.removeprefix("eval_")
+        names = figure_names(labels)
+        kind = next((kind for kind in KINDS if bare.startswith(f"{kind}_")), "")
+        place = bare.removeprefix(f"{kind}_")
+        same = classes_called(place, labels) if kind else []
+        meant = _SYNONYMS.get(bare.lower()) or (f"mean_{bare.lower()}" if bare.lower() in KINDS else None)
+        guess = meant or nearest(bare, names) or nearest(bare.lower(), names)
+        if len(same) > 1:
+            hint = f" Several classes are called so; write {' or '.join(f'{kind}_{i}' for i in same)}."
+        elif kind and place.lstrip("-+").isdigit():
+            hint = f" A number is an id, and {place} is none of a class."
+        elif bare.endswith("loss"):
+            hint = " An evaluation predicts and computes no loss."
+        else:
+            hint = f" Did you mean {guess}?" if guess else ""
+        classes = ", ".join(f"{i} {labels.classes[i]}" for i in labels.original_ids[:8])
+        more = f", … ({labels.num_labels})" if labels.num_labels > 8 else ""
+        return [
+            f"{field}: {show(metric)} is no figure of an evaluation.{hint} There are {', '.join(OVERALL)}; and of one "
+            f"class, by its name or id, {', '.join(f'{kind}_…' for kind in KINDS)}. The classes: {classes}{more}."
+        ]
+    if training["greater_is_better"] != higher_is_better(metric):
+        return [
+            f"training.greater_is_better: {show(training['greater_is_better'])} contradicts metric_for_best_model "
+            f"{metric}, of which the {'higher' if higher_is_better(metric) else 'lower'} is better. Take "
+            "greater_is_better out."
+        ]
+    return []
+
+
 def _resolve(given: dict[str, Any]) -> dict[str, Any]:
+    from ..metrics.summary import higher_is_better
+
+    for key in ("metric_for_best_model", "greater_is_better"):  # without a value, as if they were not there
+        given = {k: v for k, v in given.items() if k != key or v is not None}
     derived = derived_defaults(given)
     values = {**_DEFAULTS, **{k: v for k, (v, _) in _OWNED.items()}, **{k: v for k, (_, v, _) in OWN.items()}}
     values |= {k: derived[k] for k in ("learning_rate", "warmup_steps", "logging_steps")}
@@ -165,14 +246,19 @@ def _resolve(given: dict[str, Any]) -> dict[str, Any]:
         values["eval_steps"] = given.get("eval_steps") or given.get("save_steps") or derived["eval_steps"]
     if given.get("save_strategy", values["save_strategy"]) == "steps":
         values["save_steps"] = given.get("eval_steps") or values.get("eval_steps") or derived["eval_steps"]
-    metric = given.get("metric_for_best_model") or values["metric_for_best_model"]
-    values["greater_is_better"] = not metric.endswith("loss")
+    values["greater_is_better"] = higher_is_better(given.get("metric_for_best_model", values["metric_for_best_model"]))
     return values | given
 
 
 def _contradictions(v: dict[str, Any]) -> list[str]:
     """What TrainingArguments would refuse, or do silently otherwise, later."""
     faults = []
+    steps = v.get("max_steps")
+    if steps is not None and steps != -1 and steps < 1:
+        faults.append(
+            f"training.max_steps: {steps} is no number of steps; write one above 0. To train by epochs, write "
+            "num_train_epochs and take max_steps out (or write -1, which is the same)."
+        )
     if v.get("bf16") and v.get("fp16"):
         faults.append("training.bf16, training.fp16: both are true; keep one of them.")
     for kind in ("logging", "eval", "save"):

@@ -46,6 +46,14 @@ class _Loader(yaml.SafeLoader):
             seen[key.value] = key
         return node
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """As PyYAML's, whose constructors raise whatever they meet when a tag does not fit what it stands before."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.MarkedYAMLError(problem=f"this is no {kind}", problem_mark=node.start_mark) from error
+
 
 class _Dumper(yaml.SafeDumper):
     """Quotes every text that YAML 1.1 or 1.2 would read as something else."""
@@ -93,14 +101,35 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        context = f" {error.context}" if error.context else ""
-        line = text.splitlines()[mark.line] if mark and mark.line < text.count("\n") + 1 and text.strip() else ""
-        hint = ' Inside {...}, put quotes around a template: image: "images/{split}".' if "/{split}" in line else ""
-        raise RecipeError([f"{place}{error.problem or 'not YAML'}{context}.{hint}"], where) from error
+        raise RecipeError([_fault(error, text)], where) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError([f"not YAML: {str(error).splitlines()[0]}."], where) from error
+
+
+def _fault(error: yaml.MarkedYAMLError, text: str) -> str:
+    """What is wrong and where. YAML finds a bracket or a quote that is never closed only later, often at the file's
+    end, so the place where it was opened is named first."""
+    problem, opened = error.problem_mark or error.context_mark, error.context_mark
+    context = f" {error.context}" if error.context else ""
+    if problem is None:
+        return f"{error.problem or 'not YAML'}{context}."
+    at_end = problem.index >= len(text.rstrip())
+    if at_end and opened is not None and opened.index < problem.index:
+        told = f"{_place(opened)}: what begins here is not closed before the end{context}: {error.problem}."
+    elif opened is not None and opened.line != problem.line:
+        told = f"{_place(problem)}: {error.problem}{context}, which begins at {_place(opened)}."
+    else:
+        told = f"{_place(problem)}: {error.problem or 'not YAML'}{context}."
+        told += " The text ends before it is complete." if at_end else ""
+    lines = text.splitlines()  # a mark at the end of a text may stand one line below its last
+    marked = [lines[mark.line] for mark in (problem, opened) if mark is not None and mark.line < len(lines)]
+    if any("/{split}" in line for line in marked):
+        told += ' Inside {...}, put quotes around a template: image: "images/{split}".'
+    return told
+
+
+def _place(mark: yaml.Mark) -> str:
+    return f"line {mark.line + 1}, column {mark.column + 1}"
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from ..errors import RunError
 from .callbacks import HeadSchedule
+from .early_stopping import EarlyStopping
 from .evaluation import StreamedMetrics
 from .optim import parameter_groups
 from .panel_writer import PanelWriter
@@ -13,6 +14,7 @@ from .tuning import apply_tuning
 __all__ = [
     "DinoSegTrainer",
     "HeadSchedule",
+    "EarlyStopping",
     "PanelWriter",
     "Preempted",
     "RunError",

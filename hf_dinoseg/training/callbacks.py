@@ -7,6 +7,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..data import SegmentationDataset, StreamingSegmentationDataset
+from .manifest import Manifest
 
 
 class EpochCallback(TrainerCallback):
@@ -50,3 +51,15 @@ class HeadSchedule(TrainerCallback):
     ) -> None:
         loaded = state.best_global_step if args.load_best_model_at_end else None
         kwargs["model"].head.set_progress((loaded or state.global_step) / max(state.max_steps, 1))
+
+
+class BegunCallback(TrainerCallback):
+    """Notes that a run has done a step: from now on its folder is not given to another without being asked."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if not self.manifest.begun:
+            self.manifest.begun = True
+            self.manifest.save()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +27,9 @@ from ..metrics import (
     summarize_boundary,
     summarize_calibration,
 )
+from ..metrics.summary import figure_of
+
+logger = logging.getLogger(__name__)
 
 _FEWEST_KEPT = 256  # pictures that there is room for from the start
 
@@ -127,6 +132,7 @@ class StreamedMetrics:
     Args:
         label_space: names the classes.
         beta: of F-beta.
+        chosen_by: the figure that the best checkpoint is chosen by, as `metrics.summary.find_figure` takes it.
 
     Attributes:
         num_skipped: images of the set that were left out before; set by whoever starts an evaluation.
@@ -135,9 +141,10 @@ class StreamedMetrics:
         images: its pictures: `{"index", "mean_iou", "overall_accuracy"}`, worst first.
     """
 
-    def __init__(self, label_space: LabelSpace, beta: float) -> None:
+    def __init__(self, label_space: LabelSpace, beta: float, chosen_by: str | None = None) -> None:
         self.label_space = label_space
         self.beta = beta
+        self.chosen_by = chosen_by
         self.matrix: torch.Tensor | None = None
         self.summary: dict[str, Any] = {}
         self.images: list[dict[str, float]] = []
@@ -156,7 +163,8 @@ class StreamedMetrics:
             compute_result: whether this is the last step.
 
         Returns:
-            The figures that are single numbers (`mean_iou`, `overall_accuracy`, …); empty before the last step.
+            The figures that are single numbers (`mean_iou`, `overall_accuracy`, …), and the one of a class that the
+            best checkpoint is chosen by, by the name that it is asked for; empty before the last step.
         """
         matrices, extras = (torch.as_tensor(part).cpu() for part in step.predictions)
         for matrix, extra, index in zip(matrices, extras, torch.as_tensor(step.label_ids).tolist(), strict=True):
@@ -171,7 +179,17 @@ class StreamedMetrics:
         self._finish(self._running, torch.as_tensor(self._extra))
         self._running, self._extra, self._seen, self._unread = None, 0, {}, set()
         self._counts = self._no_counts()
-        return {key: value for key, value in self.summary.items() if isinstance(value, (int, float))}
+        figures = {key: value for key, value in self.summary.items() if isinstance(value, (int, float))}
+        if self.chosen_by is not None:
+            name = self.chosen_by.removeprefix("eval_")
+            figures[name] = figure_of(self.summary, name, self.label_space)
+            if math.isnan(figures[name]):
+                logger.warning(
+                    "training.metric_for_best_model: %s has no value in this evaluation, which so betters nothing: "
+                    "there is none of the class, or none was predicted.",
+                    name,
+                )
+        return figures
 
     def _no_counts(self) -> np.ndarray:
         return np.empty((_FEWEST_KEPT, 3, self.label_space.num_labels), dtype=np.int64)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from .trainer import DinoSegTrainer
 
 REPORT_FILE = "report.html"
+PER_CLASS_FILE, PER_IMAGE_FILE = "per_class.csv", "per_image.csv"
+#: What `write_results` writes, beside what is drawn anew at each evaluation.
+RESULT_FILES = (PER_CLASS_FILE, PER_IMAGE_FILE, REPORT_FILE)
 _PICTURES = 12  # in the report: half of them the worst, half the best
 _PER_CLASS = ("iou", "accuracy", "dice", "precision", "recall", "f_beta", "boundary_iou")
 
@@ -64,9 +67,9 @@ def _write(
     space = trainer.label_space
     folder.mkdir(parents=True, exist_ok=True)
     counts = matrix.numpy()
-    _write_per_class(folder / "per_class.csv", metrics, counts.sum(axis=1), space)
+    _write_per_class(folder / PER_CLASS_FILE, metrics, counts.sum(axis=1), space)
     images = trainer.streamed.images
-    with (folder / "per_image.csv").open("w", newline="", encoding="utf-8") as file:
+    with (folder / PER_IMAGE_FILE).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "mean_iou", "overall_accuracy"])
         for row in images:

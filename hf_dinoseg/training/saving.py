@@ -1,9 +1,11 @@
-"""A Trainer whose checkpoints are plain models, whole or not there at all, and which SIGTERM makes save."""
+"""A Trainer whose checkpoints are plain models, whole or not there at all, and which SIGTERM and Ctrl-C make save."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..errors import RunError
+from .callbacks import BegunCallback
 from .evaluation import average_buffers
+from .manifest import Manifest
 from .own_weights import AverageCallback, OwnWeights
-from .preemption import Preempted, SaveOnSigterm
+from .preemption import SIGNALS, Preempted, SaveOnSignal
 from .run_folder import newest_whole_checkpoint
 
 # In the RuntimeError with which torch.save tells that a file cannot be written.
@@ -42,21 +46,44 @@ class CheckpointingTrainer(Trainer):
                 "model.ema_decay and model.tune: lora work on one process or with DDP, not with FSDP or DeepSpeed, "
                 "which spread the weights over processes."
             )
-        self._sigterm = SaveOnSigterm()
+        self._manifest: Manifest | None = None
+        self._signals = SaveOnSignal()
         self.add_callback(AverageCallback(self.own_weights))
-        self.add_callback(self._sigterm)
+        self.add_callback(self._signals)
+
+    def keep(self, manifest: Manifest | None) -> None:
+        """List in a manifest what is written; on the first process alone, the others give None."""
+        self._manifest = manifest
+        if manifest is not None:
+            self.add_callback(BegunCallback(manifest))
+
+    @contextmanager
+    def filling(self, folder: Path) -> Iterator[None]:
+        """A folder that all processes write files into. Nothing is written before the manifest names it, and it is
+        listed when all have done their part."""
+        manifest = self._manifest
+        inside = manifest is not None and folder.is_relative_to(manifest.folder)
+        if manifest is not None and inside:
+            manifest.begin(folder.relative_to(manifest.folder).as_posix())
+        self.accelerator.wait_for_everyone()
+        yield
+        self.accelerator.wait_for_everyone()
+        if manifest is not None and inside:
+            manifest.finish(folder.relative_to(manifest.folder).as_posix())
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; in the end the model has the weights that were evaluated and saved.
 
         Raises:
-            Preempted: after SIGTERM, once a checkpoint is saved.
+            Preempted: after SIGTERM or Ctrl-C, once a checkpoint is saved.
         """
-        result = super().train(*args, **kwargs)
-        if self._sigterm.stopped_at is not None:
+        with self._signals as signals:
+            result = super().train(*args, **kwargs)
+        if signals.stopped_at is not None:
             raise Preempted(
-                f"ended by SIGTERM after step {self._sigterm.stopped_at}; the checkpoint is in {self.args.output_dir}. "
-                "Go on with --resume."
+                f"ended by {SIGNALS[signals.stopped_by]} after step {signals.stopped_at}; the checkpoint is in "
+                f"{self.args.output_dir}. Go on with --resume.",
+                signals.stopped_by,
             )
         self.own_weights.settle()
         return result
@@ -91,13 +118,14 @@ class CheckpointingTrainer(Trainer):
         """
         if self.args.world_size > 1:  # or a resumed run would have the first process's everywhere
             average_buffers(self.own_weights.model)
+        folder = Path(str(self.args.output_dir))
+        torn = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         try:
-            super()._save_checkpoint(model, trial)
+            with self.filling(torn):
+                super()._save_checkpoint(model, trial)
         except (OSError, SafetensorError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not any(word in str(error) for word in _TORCH_CANNOT_WRITE):
                 raise
-            folder = Path(str(self.args.output_dir))
-            torn = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             shutil.rmtree(torn, ignore_errors=True)
             left = newest_whole_checkpoint(folder)
             raise RunError(

@@ -10,13 +10,38 @@ import numpy as np
 from PIL import Image
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
+from ..errors import RunError
 from ..visualize import CURVES_FILE, save_confusion, save_curves
 
 if TYPE_CHECKING:
     from .trainer import DinoSegTrainer
 
 CONFUSION_FILE = "confusion.png"
+# whose packages have other names than transformers gives them in `report_to`
+_PACKAGES = {"azure_ml": "azureml-sdk", "comet_ml": "comet-ml", "flyte": "flytekit"}
+
+
+def check_loggers(names: Iterable[str]) -> None:
+    """Refuse a logger that cannot be used here, before a run has done anything.
+
+    Args:
+        names: `report_to` of TrainingArguments, once these are made.
+
+    Raises:
+        RunError: naming the package.
+    """
+    for name in names:
+        try:
+            for callback in get_reporting_integration_callbacks([name]):
+                callback()
+        except (RuntimeError, ImportError) as error:
+            package = _PACKAGES.get(name, name)
+            raise RunError(
+                f"training.report_to: {name} is not installed ({str(error).splitlines()[0]}). Run `pip install "
+                f"{package}`, or take it out of training.report_to."
+            ) from error
 
 
 def show_evaluation(trainer: DinoSegTrainer, panels: Path) -> None:

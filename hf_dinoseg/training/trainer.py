@@ -30,6 +30,7 @@ from ..inference.batches import predict_pictures
 from ..labels import LabelSpace
 from ..losses import Loss
 from ..metrics import BETA, background_matrices, confusion_matrix, per_class_table
+from ..metrics.summary import find_figure
 from .batch_norm import synchronise_batch_norms
 from .callbacks import EpochCallback
 from .evaluation import StreamedMetrics, average_buffers, picture_counts, whole_on_each_process, without_autocast
@@ -64,7 +65,8 @@ class DinoSegTrainer(RatesTrainer):
         inference: how evaluation predicts: `mode`, `window`, `stride`, … of `inference.predict_best`.
         background: what is answered where no class is likely.
         beta: of F-beta in the metrics.
-        boundary_iou: whether evaluation measures outlines too, which costs some time on the CPU.
+        boundary_iou: whether evaluation measures outlines too, which costs some time on the CPU; it does in any case if
+            the best checkpoint is chosen by them.
         panels: how many pictures each evaluation draws into `output_dir/panels/step-<step>/`.
         backbone_learning_rate_multiplier, layer_decay, backbone_warmup_steps, one_cycle: see `RatesTrainer`.
         ema_decay: of a running average of the weights, evaluated and saved in their stead; None keeps none.
@@ -99,7 +101,7 @@ class DinoSegTrainer(RatesTrainer):
             raise RunError("DinoSegTrainer needs batch_eval_metrics=True and remove_unused_columns=False.")
         if criterion is not None:
             synchronise_batch_norms(model, args.device, args.world_size)
-        self.streamed = StreamedMetrics(label_space, beta)
+        self.streamed = StreamedMetrics(label_space, beta, args.metric_for_best_model)
         super().__init__(
             model=model,
             args=args,
@@ -118,7 +120,8 @@ class DinoSegTrainer(RatesTrainer):
         self.criterion = criterion.to(args.device) if criterion is not None else None
         self.label_space = label_space
         self.inference = inference
-        self.boundary_iou = boundary_iou
+        chosen_by = find_figure(args.metric_for_best_model or "", label_space)
+        self.boundary_iou = boundary_iou or (chosen_by is not None and "boundary_iou" in chosen_by[0])
         self.background = background or Background()
         self.image_mean: Sequence[float] = processing_class.image_mean
         self.image_std: Sequence[float] = processing_class.image_std
@@ -285,7 +288,8 @@ class DinoSegTrainer(RatesTrainer):
         self.streamed.num_skipped = dataset.num_skipped
         if self.args.world_size > 1:
             average_buffers(self.own_weights.model)
-        with self.own_weights.shown(), whole_on_each_process(self.own_weights.model, self.deepspeed):
+        shown, whole = self.own_weights.shown(), whole_on_each_process(self.own_weights.model, self.deepspeed)
+        with self.filling(folder), shown, whole:
             metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if self.streamed.matrix is not None and self.is_world_process_zero():
             logger.info(

@@ -97,7 +97,9 @@ def test_label_maps_hold_original_ids_in_visible_colours(home: Path) -> None:
 def test_options_reach_the_segmenter_and_the_overlay_is_a_choice(home: Path) -> None:
     result = run(picture("a.jpg"), "-o", "o", "--no-overlay", "--mode", "slide", "--window", "64", "--stride", "32")
     assert result.exit_code == 0 and written() == ["a.png"]
-    assert FakeSegmenter.made == [("checkpoint", {"mode": "slide", "window": 64, "stride": 32, "palette": None})]
+    background = {"background": None, "background_threshold": None}
+    asked = {"mode": "slide", "window": 64, "stride": 32, "palette": None, **background}
+    assert FakeSegmenter.made == [("checkpoint", asked)]
     assert run("a.jpg", "-o", "o", "--mode", "sliding").exit_code == 2
     assert run("a.jpg", "-o", "p", "--palette", "colorblind").exit_code == 0
     assert FakeSegmenter.made[1][1]["palette"] == "colorblind"

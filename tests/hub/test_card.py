@@ -252,6 +252,8 @@ def test_a_threshold_for_background_is_told() -> None:
     text = card(recipe(labels=labels, evaluation={"background": "threshold", "background_threshold": 0.4}), {})
     assert "Pixels whose best score is below 0.4 are answered as 0." in section(text, "Labels")
     assert "whose score reaches the threshold gets one of them" in section(text, "Limits")
+    found = {"background": {"policy": "threshold", "threshold": 0.7}}  # calibrated after training
+    assert "below 0.7 are answered" in section(card(recipe(labels=labels), found), "Labels")
 
 
 #: What a reader finds in every card, in this order.

@@ -18,6 +18,7 @@ from hf_dinoseg import load_recipe
 from hf_dinoseg.cli import app
 from hf_dinoseg.hub.push_callback import PushCallback
 from hf_dinoseg.objects import build_pushes
+from hf_dinoseg.training.manifest import Manifest
 
 RESUMING = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
 PUSH = ["hub.repo_id=me/retina", "training.push_to_hub=true"]
@@ -141,6 +142,7 @@ def test_a_wrong_token_is_known_before_training_and_before_anything_is_deleted(
     before.mkdir()
     (before / "recipe.yaml").write_text("labels: {}\n")
     (before / "model.safetensors").write_bytes(b"an earlier run")
+    Manifest(before, begun=True).refresh(["recipe.yaml", "model.safetensors"])
     monkeypatch.setenv("HF_TOKEN", READS)
     result = train("--overwrite")
     assert result.exit_code == 1 and "may only read" in result.output

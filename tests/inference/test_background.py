@@ -31,6 +31,18 @@ def test_contradictions_are_refused(fields):
         Background(*fields)
 
 
+@pytest.mark.parametrize("threshold", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_threshold_is_a_number_above_0(threshold):
+    with pytest.raises(ValueError, match="above 0"):
+        Background("threshold", threshold)
+
+
+@pytest.mark.parametrize("policy", ["none", "truth"])
+def test_a_threshold_that_is_asked_for_and_not_used_is_refused(policy):
+    with pytest.raises(ValueError, match="background is"):
+        Background.resolve(policy, 0.3, 0.4)
+
+
 def test_each_policy_answers_and_draws_as_it_says():
     answers = {
         Background("none"): ([[0, 1, 2]], [[0, 1, 2]]),

@@ -24,12 +24,12 @@ KILLS = int(os.environ.get("DINOSEG_TEST_KILLS", "3"))  # 20 in the long form
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are sent")
 
 
-def _start(recipe, folder, *flags):
+def _start(recipe, folder, *flags, more=(), **settings):
     overrides = [f"training.output_dir={folder}", "training.max_steps=16", "training.save_total_limit=null"]
     # or an early step, the same in both, might be compared; and panels cost time
     overrides += ["training.load_best_model_at_end=false", "evaluation.panels=0"]
-    command = [sys.executable, "train.py", str(recipe), *flags, *overrides]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [sys.executable, "train.py", str(recipe), *flags, *overrides, *more]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **settings)
 
 
 def _finish(process, code=0):
@@ -112,6 +112,57 @@ def test_sigterm_saves_after_the_step_and_says_so_by_its_exit_code(tmp_path, und
     assert f"after step {newest};" in output
     _finish(_start(recipe, folder, "--resume"))
     _assert_same_end(folder, whole)
+
+
+def _wait_for_step(process, folder):
+    _wait(process, lambda: "checkpoint-2" in _checkpoints(folder, whole=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ctrl_c_saves_after_the_step_and_names_resume(tmp_path, undisturbed, workers):
+    recipe, whole = undisturbed
+    folder = tmp_path / "told"
+    # as from a terminal: every process of the group is told, those that load data among them
+    process = _start(recipe, folder, more=[f"training.dataloader_num_workers={workers}"], start_new_session=True)
+    _wait_for_step(process, folder)
+    os.killpg(process.pid, signal.SIGINT)
+    output = _finish(process, code=130)
+    assert "Ctrl-C" in output and "--resume" in output and "Traceback" not in output
+    newest = max(int(name.split("-")[1]) for name in _checkpoints(folder, whole=True))
+    assert f"after step {newest};" in output
+    assert not (folder / "metrics.json").exists()
+    if workers == 0:
+        _finish(_start(recipe, folder, "--resume"))
+        _assert_same_end(folder, whole)
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path, undisturbed):
+    recipe, _ = undisturbed
+    folder = tmp_path / "told"
+    slow = ["data.crop_size=256", "training.gradient_accumulation_steps=500", "training.max_steps=100"]
+    process = _start(recipe, folder, more=slow)  # one step takes minutes
+    _wait(process, lambda: (folder / "manifest.json").exists())
+    time.sleep(3)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    output = _finish(process, code=130)
+    assert time.monotonic() - began < 30 and "Traceback" not in output and "interrupted" in output
+    assert not _checkpoints(folder, whole=True)
+
+
+def test_handlers_are_those_from_before_however_training_ends(tmp_path, write_tiny_recipe, monkeypatch):
+    def fails(*args, **kwargs):
+        assert signal.getsignal(signal.SIGINT) != before[0]
+        raise RunError("no")
+
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(DinoSegTrainer, "compute_loss", fails)
+    with pytest.raises(RunError, match="no"):
+        train(load_recipe(write_tiny_recipe(tmp_path)))
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_whole(tmp_path, write_tiny_recipe, monkeypatch):

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ...images import FORMATS
-
 from ...errors import DataError
+from ...images import FORMATS
 from .rows import some
 
 STEM = "{stem}"
