@@ -19,28 +19,7 @@ from .errors import RunError
 from .hub.describe import CARD_FILE, METRICS_FILE, describe, hardware, write_json
 from .labels import LabelSpace
 from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor
-from .objects import (
-    build_background,
-    build_callbacks,
-    build_criterion,
-    build_eval_dataset,
-    build_evaluation_arguments,
-    build_inference,
-    build_model,
-    build_processor,
-    build_pushes,
-    build_rates,
-    build_source,
-    build_stream,
-    build_train_dataset,
-    build_training_arguments,
-    check_sizes,
-    evenly,
-    input_folders,
-    input_places,
-    is_stored_stream,
-    prepare_splits,
-)
+from .objects import build_background, build_callbacks, build_criterion, build_eval_dataset, build_evaluation_arguments, build_inference, build_model, build_processor, build_pushes, build_rates, build_source, build_stream, build_train_dataset, build_training_arguments, check_sizes, evenly, input_folders, input_places, is_stored_stream, prepare_splits
 from .recipe import Recipe, load_recipe
 from .training import DinoSegTrainer, built_whole, check_can_measure, check_processes
 from .training.results import RESULT_FILES, versions, write_results

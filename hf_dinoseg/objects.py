@@ -16,21 +16,7 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import TrainerCallback, TrainingArguments
 from transformers.utils import is_torch_bf16_available_on_device, is_torch_xla_available
 
-from .data import (
-    EvalDataset,
-    RareClassCrops,
-    SegmentationDataset,
-    Skipped,
-    StreamingSegmentationDataset,
-    TrainTransform,
-    as_stream,
-    class_counts,
-    drop_bad,
-    first_rows,
-    load_source,
-    open_stream,
-    prepare_targets,
-)
+from .data import EvalDataset, RareClassCrops, SegmentationDataset, Skipped, StreamingSegmentationDataset, TrainTransform, as_stream, class_counts, drop_bad, first_rows, load_source, open_stream, prepare_targets
 from .errors import RunError
 from .hub.converters import init_head_from
 from .hub.push_callback import PushCallback

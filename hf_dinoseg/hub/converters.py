@@ -22,14 +22,7 @@ from ..models.backbone import load_backbone_config, load_backbone_weights
 from ..models.head_mask2former import Mask2FormerHead
 from ..recipe import label_preset
 from .checkpoint_files import checked_tensor, count_layers, from_transformers, read_state_dict
-from .convert import (
-    ConversionError,
-    check_fit,
-    convert_eomt_state_dict,
-    convert_mask2former_state_dict,
-    convert_meta_linear_state_dict,
-    convert_meta_m2f_state_dict,
-)
+from .convert import ConversionError, check_fit, convert_eomt_state_dict, convert_mask2former_state_dict, convert_meta_linear_state_dict, convert_meta_m2f_state_dict
 from .eomt_checkpoints import read_eomt
 
 logger = logging.getLogger(__name__)

@@ -15,18 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import EvalPrediction
 
 from ..labels import LabelSpace
-from ..metrics import (
-    BINS,
-    background_figures,
-    boundary_counts,
-    calibration_counts,
-    image_counts,
-    image_scores,
-    iou_intervals,
-    summarize,
-    summarize_boundary,
-    summarize_calibration,
-)
+from ..metrics import BINS, background_figures, boundary_counts, calibration_counts, image_counts, image_scores, iou_intervals, summarize, summarize_boundary, summarize_calibration
 from ..metrics.summary import figure_of
 
 logger = logging.getLogger(__name__)

@@ -14,16 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
-from ..data import (
-    EvalDataset,
-    SegmentationDataset,
-    Skipped,
-    StreamingSegmentationDataset,
-    StreamLoader,
-    collate,
-    collate_eval,
-    expand_batch,
-)
+from ..data import EvalDataset, SegmentationDataset, Skipped, StreamingSegmentationDataset, StreamLoader, collate, collate_eval, expand_batch
 from ..errors import RunError
 from ..inference import Background
 from ..inference.batches import predict_pictures

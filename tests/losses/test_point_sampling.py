@@ -7,15 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_dinoseg.losses.point_sampling import (
-    ValidPixels,
-    corner_codes,
-    draw_points,
-    draw_uncertain_points,
-    sample_logits,
-    sample_masks,
-    void_cells,
-)
+from hf_dinoseg.losses.point_sampling import ValidPixels, corner_codes, draw_points, draw_uncertain_points, sample_logits, sample_masks, void_cells
 
 
 def grid_sample(maps: Tensor, points: Tensor) -> Tensor:

@@ -8,14 +8,7 @@ import torch
 
 from hf_dinoseg.data import zero_mask
 from hf_dinoseg.labels import LabelSpace
-from hf_dinoseg.metrics import (
-    ThresholdCurve,
-    background_figures,
-    background_matrices,
-    confusion_matrix,
-    is_worse,
-    summarize,
-)
+from hf_dinoseg.metrics import ThresholdCurve, background_figures, background_matrices, confusion_matrix, is_worse, summarize
 
 SPACE = LabelSpace({1: "artery", 2: "vein", 3: "disc"}, ignore=(255,), reduce_zero_label=True)
 
