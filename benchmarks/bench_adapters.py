@@ -21,7 +21,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from hf_dinoseg.objects import build_criterion, build_model  # noqa: E402
+from hf_dinoseg.builders import build_criterion, build_model  # noqa: E402
 from hf_dinoseg.recipe import Recipe, load_recipe  # noqa: E402
 
 ADAPTERS = ("vit_adapter", "pyramid")

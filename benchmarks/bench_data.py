@@ -43,10 +43,10 @@ from PIL import Image  # noqa: E402
 from transformers import Mask2FormerImageProcessorPil  # noqa: E402
 
 from hf_dinoseg.data import SegmentationDataset, TrainTransform, collate, expand_batch, prepare_targets
-from hf_dinoseg.data.augment import count_classes, largest_class_share  # noqa: E402
-from hf_dinoseg.data.color import color_matrix  # noqa: E402
+from hf_dinoseg.data.color_jitter import color_matrix  # noqa: E402
 from hf_dinoseg.data.label_maps import read_label_map
 from hf_dinoseg.data.sources import FEATURES  # noqa: E402
+from hf_dinoseg.data.transforms import count_classes, largest_class_share  # noqa: E402
 from hf_dinoseg.images import read_image
 from hf_dinoseg.labels import LabelSpace  # noqa: E402
 

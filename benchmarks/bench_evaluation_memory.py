@@ -22,7 +22,14 @@ import torch
 from PIL import Image
 
 from hf_dinoseg import load_recipe
-from hf_dinoseg.objects import build_data, build_eval_dataset, build_inference, build_model, build_processor, build_training_arguments
+from hf_dinoseg.builders import (
+    build_data,
+    build_eval_dataset,
+    build_inference,
+    build_model,
+    build_processor,
+    build_training_arguments,
+)
 from hf_dinoseg.training import DinoSegTrainer
 
 DISTINCT = 20  # files; the others are links to them

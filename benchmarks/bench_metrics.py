@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from hf_dinoseg.metrics.confusion import confusion_matrix  # noqa: E402
+from hf_dinoseg.evaluation.confusion import confusion_matrix  # noqa: E402
 
 HEIGHT, WIDTH, CLASSES, VOID, REGION = 512, 683, 150, 255, 32
 

@@ -45,7 +45,7 @@ from transformers import (
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder, Mask2FormerTransformerModule
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from hf_dinoseg.hub.convert import convert_mask2former_state_dict  # noqa: E402
+from hf_dinoseg.hub.convert_names import convert_mask2former_state_dict  # noqa: E402
 from hf_dinoseg.images import read_image  # noqa: E402
 from hf_dinoseg.models import DinoSegForSemanticSegmentation, DinoSegImageProcessor, semantic_label_map
 from hf_dinoseg.models.outputs import Frame  # noqa: E402

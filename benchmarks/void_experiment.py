@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hf_dinoseg import build, load_recipe, objects
+from hf_dinoseg import builders as objects
+from hf_dinoseg import load_recipe
+from hf_dinoseg import run as build
 from hf_dinoseg.losses import MaskClassificationLoss
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "camvid" / "mask2former_tiny.yaml"

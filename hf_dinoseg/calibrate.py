@@ -14,20 +14,19 @@ from datasets import DatasetDict
 from torch import nn
 from tqdm.auto import tqdm
 
-from . import objects
-from .build import evaluate
+from . import builders
+from .checkpoint import CARD_FILE, METRICS_FILE, RECIPE_FILE, load_checkpoint
 from .data import EvalDataset, zero_is_void
 from .errors import RunError
-from .hub.describe import CARD_FILE, METRICS_FILE, card_of, last_panels, write_json
-from .hub.exchange import exchange, put_back
+from .evaluation import Figure, ThresholdCurve, is_worse
+from .hub.checkpoint_folder import card_of, last_panels, write_json
+from .hub.replace_files import exchange, put_back
 from .inference import Background, as_input, predict_best
-from .metrics import Figure, ThresholdCurve, is_worse
-from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor
 from .recipe import Recipe, load_recipe
+from .run import evaluate
 from .training.manifest import Manifest
-from .training.run_folder import RECIPE_FILE
 from .visualize import CURVES_FILE
-from .visualize.curve import draw_threshold_curve
+from .visualize.threshold_curve import draw_threshold_curve
 
 logger = logging.getLogger(__name__)
 
@@ -105,14 +104,15 @@ def calibrate(checkpoint: str, recipe: Recipe, asked: Background | None = None) 
             f"{'the class ' + repr(recipe.labels.classes[0]) if 0 in recipe.labels.classes else 'not used'}; a "
             "threshold stands in for background only where 0 is void (reduce_zero_label, or 0 in ignore)."
         )
-    model = DinoSegForSemanticSegmentation.from_pretrained(checkpoint).eval()
-    current = objects.build_background(recipe, model.config.background_threshold).threshold
+    model, processor, _ = load_checkpoint(checkpoint)
+    current = builders.build_background(recipe, model.config.background_threshold).threshold
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    processor = DinoSegImageProcessor.from_pretrained(checkpoint)
-    split = objects.build_data(recipe, DatasetDict(validation=objects.build_source(recipe)["validation"]))["validation"]
-    dataset = objects.build_eval_dataset(recipe, split, processor)
+    split = builders.build_data(recipe, DatasetDict(validation=builders.build_source(recipe)["validation"]))[
+        "validation"
+    ]
+    dataset = builders.build_eval_dataset(recipe, split, processor)
     model = model if device is None else nn.Module.to(model, device)
-    curve, num_images = _measure(model, dataset, objects.build_inference(recipe), recipe)
+    curve, num_images = _measure(model, dataset, builders.build_inference(recipe), recipe)
     best = curve.best()
     found = Calibration(curve, num_images, best, current, best if asked is None else asked.threshold)
     if found.chosen and (iou := found.at(found.chosen)["id0_iou"]) <= curve.silence_iou:

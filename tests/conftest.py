@@ -58,7 +58,7 @@ def write_tiny_recipe() -> Callable[[Path], Path]:
 def tiny_run(tmp_path_factory: pytest.TempPathFactory, write_tiny_recipe: Callable[[Path], Path]) -> Path:
     """The output folder of one such run, shared by all tests of a process; leave it as it is."""
     from hf_dinoseg import load_recipe
-    from hf_dinoseg.build import train
+    from hf_dinoseg.run import train
 
     folder = tmp_path_factory.mktemp("tiny")
     train(load_recipe(write_tiny_recipe(folder)))

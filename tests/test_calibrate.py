@@ -16,12 +16,12 @@ from transformers import AutoImageProcessor
 from typer.testing import CliRunner, Result
 
 from hf_dinoseg import Segmenter, load_recipe
-from hf_dinoseg import calibrate as calibration
-from hf_dinoseg.build import evaluate, train
+from hf_dinoseg.builders import build_data
 from hf_dinoseg.cli import app
 from hf_dinoseg.errors import RunError
+from hf_dinoseg.evaluation import background_threshold as calibration
 from hf_dinoseg.images import read_image, read_mask
-from hf_dinoseg.objects import build_data
+from hf_dinoseg.run import evaluate, train
 from hf_dinoseg.training.manifest import Manifest
 
 LABELS = "labels={classes: {1: artery, 2: vein, 3: disc}, reduce_zero_label: true, ignore: [255]}"
@@ -218,7 +218,7 @@ def test_a_disk_that_fails_in_the_middle_leaves_the_checkpoint_as_it_was(checkpo
         return real(source, target)
 
     failing.armed = True
-    monkeypatch.setattr("hf_dinoseg.hub.exchange.os.replace", failing)
+    monkeypatch.setattr("hf_dinoseg.hub.replace_files.os.replace", failing)
     done = run("calibrate", checkpoint, "--write", *AS_CLASS)
     assert done.exit_code == 1 and "No space left" in done.stderr and not failing.armed
     assert hashes(checkpoint) == before

@@ -17,10 +17,10 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from hf_dinoseg.build import train
 from hf_dinoseg.cli import app
 from hf_dinoseg.data import draw_fundus
 from hf_dinoseg.recipe import Recipe, load_recipe
+from hf_dinoseg.run import train
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from hf_dinoseg.cli import app
 from hf_dinoseg.data import draw_fundus, load_source
-from hf_dinoseg.data.mimic import mimic_source
 from hf_dinoseg.recipe import Recipe
+from hf_dinoseg.testing.generated_data import mimic_source
 
 PAGE = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)

@@ -14,8 +14,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from hf_dinoseg import LabelSpace, Segmenter, load_recipe
-from hf_dinoseg.build import evaluate, train
 from hf_dinoseg.cli import app
+from hf_dinoseg.run import evaluate, train
 
 WIDE = {130 * i + 7: f"class {i}" for i in range(300)}  # ids up to 38877
 MIXED = {

@@ -25,7 +25,7 @@ def only_results_on_stdout() -> Iterator[None]:
 
 def print_json(data: Any) -> None:
     """One JSON document; a figure that does not exist (NaN) is null, as JSON knows no NaN."""
-    from ..metrics import without_nan
+    from ..evaluation import without_nan
 
     typer.echo(json.dumps(without_nan(data), indent=2, ensure_ascii=False))
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._checkpoint import Checkpoint, check_checkpoint, loading
+from ..checkpoint import check_place
+from ._checkpoint import Checkpoint
 from ._errors import Debug
 from ._options import Background, check_background
 from ._output import only_results_on_stdout, print_json
@@ -71,7 +72,7 @@ def calibrate(
     Tries every threshold on the validation split, whose masks know id 0, and shows what some of them would do. The
     checkpoint is changed by --write only, and not if it would get worse by that.
     """
-    check_checkpoint(checkpoint)
+    check_place(checkpoint)
     check_background(background, threshold)
     if undo:
         if write or output or threshold is not None or background:
@@ -80,7 +81,7 @@ def calibrate(
         return
     if background is Background.threshold and threshold is None:
         background = None  # the best one
-    with loading(checkpoint), only_results_on_stdout():
+    with only_results_on_stdout():
         checked = _recipe(checkpoint, [*([recipe] if recipe else []), *(overrides or [])])
         from .. import calibrate as calibration
         from ..inference import Background as Choice
@@ -94,7 +95,7 @@ def calibrate(
     kept = None
     try:
         if write:
-            with loading(checkpoint), only_results_on_stdout():
+            with only_results_on_stdout():
                 kept = calibration.write(checkpoint, checked, found, by.value)
     finally:
         if json:

@@ -78,7 +78,7 @@ def meta_m2f(
 ) -> None:
     """The published DINOv3 Mask2Former heads, adapter included (or one that the published repository trained)."""
     with only_results_on_stdout():
-        from ..hub import converters
+        from ..hub import convert as converters
 
         windows = _windows(window, stride, converters.M2F_WINDOWS)
         converters.convert_meta_m2f(head, backbone, output, _label_space(labels), windows)
@@ -98,7 +98,7 @@ def meta_linear(
 ) -> None:
     """The published DINOv3 linear heads: batch norm and a 1×1 convolution."""
     with only_results_on_stdout():
-        from ..hub import converters
+        from ..hub import convert as converters
 
         windows = _windows(window, stride, converters.LINEAR_WINDOWS)
         converters.convert_meta_linear(head, backbone, output, _label_space(labels), windows)
@@ -133,7 +133,7 @@ def eomt(
 ) -> None:
     """EoMT on DINOv3: transformers' checkpoints and the authors' own, whole or as differences to a backbone."""
     with only_results_on_stdout():
-        from ..hub import converters
+        from ..hub import convert as converters
 
         converters.convert_eomt(checkpoint, output, backbone, _label_space(labels), window)
     _report(output, json)
@@ -153,7 +153,7 @@ def mask2former(
     In a recipe, model.init_head_from does the same.
     """
     with only_results_on_stdout():
-        from ..hub import converters
+        from ..hub import convert as converters
 
         report = converters.convert_mask2former(checkpoint, backbone, output, _label_space(labels))
     _report(output, json, taken=list(report.taken), new=report.left)
@@ -163,7 +163,7 @@ def _label_space(labels: str | None) -> LabelSpace | None:
     if labels is None:
         return None
     if labels == "ade20k":
-        from ..hub.converters import ade20k
+        from ..hub.convert import ade20k
 
         return ade20k()
     from ..recipe import load_recipe

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ._checkpoint import Checkpoint, check_checkpoint, loading
+from ..checkpoint import check_place
+from ._checkpoint import Checkpoint
 from ._errors import Debug
 
 
@@ -26,9 +27,8 @@ def demo(
     Drop a picture and see its classes over it. The page needs no network. `dinoseg push --space` puts the same page on
     the Hub.
     """
-    check_checkpoint(checkpoint)
-    from ..hub.demo_app import require_gradio, serve
+    check_place(checkpoint)
+    from ..hub.demo import require_gradio, serve
 
     require_gradio()
-    with loading(checkpoint):
-        serve(checkpoint, server_name=host, server_port=port, inbrowser=open)
+    serve(checkpoint, server_name=host, server_port=port, inbrowser=open)

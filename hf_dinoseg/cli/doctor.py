@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._checkpoint import check_checkpoint, loading
+from ..checkpoint import check_place
 from ._errors import FAILED, Debug
 from ._output import only_results_on_stdout, print_json
 from .train import Overrides
@@ -47,7 +47,7 @@ def doctor(
     this runs before every training.
     """
     if checkpoint is not None:
-        check_checkpoint(checkpoint)
+        check_place(checkpoint)
     if output is not None and output.exists() and not output.is_dir():
         raise typer.BadParameter(f"{output} is a file; name a folder.", param_hint="--output")
     from ..recipe import load_recipe
@@ -70,19 +70,18 @@ def doctor(
 
 def _examine(recipe: Recipe, checkpoint: str | None, samples: int) -> tuple[Report, Any]:
     """The report, and the rows that the contact sheet shows."""
-    from .. import objects
+    from .. import builders
     from ..doctor import check_backbone_processor, examine, examine_checkpoint
 
-    source = objects.build_source(recipe, samples)
-    processor = objects.build_processor(recipe).to_dict()
+    source = builders.build_source(recipe, samples)
+    processor = builders.build_processor(recipe).to_dict()
     report = examine(source, recipe.labels, samples, max_pixels=recipe.data.max_pixels)
     if isinstance(recipe.model.backbone, str):
         report = report.with_findings(check_backbone_processor(processor, recipe.model.backbone))
     if checkpoint is not None:
         from ..inference import Segmenter
 
-        with loading(checkpoint):
-            segmenter = Segmenter.from_pretrained(checkpoint)
+        segmenter = Segmenter.from_pretrained(checkpoint)
         rows = source["validation"]
         report = report.with_findings(
             examine_checkpoint(segmenter, recipe.labels, processor, rows, min(samples, _PROBED))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ._checkpoint import Checkpoint, check_checkpoint, loading
+from ..checkpoint import check_place, checkpoint_recipe
+from ._checkpoint import Checkpoint
 from ._errors import Debug
 from ._options import EvaluatedBackground, Palette, Threshold, check_background
 from ._output import only_results_on_stdout, print_json, print_metrics
@@ -16,8 +17,6 @@ from .train import Overrides
 
 if TYPE_CHECKING:
     from ..recipe import Recipe
-
-RECIPE_FILE = "recipe.yaml"
 
 
 def evaluate(
@@ -62,15 +61,15 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure a checkpoint on the validation split of a recipe, as training did."""
-    check_checkpoint(checkpoint)
+    check_place(checkpoint)
     check_background(background, threshold)
-    with loading(checkpoint), only_results_on_stdout():
+    with only_results_on_stdout():
         colors = [f"evaluation.palette={palette.value}"] if palette else []
         choice = _background_overrides(background, threshold)
         checked = _recipe(checkpoint, [*([recipe] if recipe else []), *(overrides or []), *colors, *choice])
-        from .. import build
+        from .. import run
 
-        metrics = build.evaluate(checkpoint, checked, None if output is None else str(output))
+        metrics = run.evaluate(checkpoint, checked, None if output is None else str(output))
     if os.environ.get("RANK", "0") != "0":
         return
     print_json(metrics) if json else print_metrics(metrics)
@@ -91,15 +90,4 @@ def _recipe(checkpoint: str, arguments: list[str]) -> Recipe:
 
     if arguments and ("=" not in arguments[0] or Path(arguments[0]).is_file()):
         return load_recipe(arguments[0], arguments[1:])
-    return load_recipe(_own_recipe(checkpoint), arguments)
-
-
-def _own_recipe(checkpoint: str) -> Path:
-    own = Path(checkpoint) / RECIPE_FILE
-    if own.is_file():
-        return own
-    if Path(checkpoint).is_dir():
-        raise typer.BadParameter(f"{checkpoint} holds no {RECIPE_FILE}; name a recipe after the checkpoint.")
-    from transformers.utils import cached_file  # from the Hub, or its cache
-
-    return Path(str(cached_file(checkpoint, RECIPE_FILE)))
+    return load_recipe(checkpoint_recipe(checkpoint), arguments)

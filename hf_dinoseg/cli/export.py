@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ._checkpoint import Checkpoint, check_checkpoint, loading
+from ..checkpoint import check_place
+from ._checkpoint import Checkpoint
 from ._errors import Debug
+from ._images import find_pictures
 from ._output import only_results_on_stdout, print_json
-from ._pictures import find_pictures
 
 
 class Format(str, Enum):
@@ -68,7 +69,7 @@ def export(
 
     The file names its classes and their original ids. Batches may have any number of pictures.
     """
-    check_checkpoint(checkpoint)
+    check_place(checkpoint)
     wanted = parse_size(size)
     suffix = ".pt2" if format is Format.torch else ".onnx"
     if output.suffix != suffix:
@@ -130,8 +131,7 @@ def _export(
     if format is Format.onnx:
         exporting.require_onnx()
     images = [read_picture(file) for file in files]
-    with loading(checkpoint):
-        segmenter = Segmenter.from_pretrained(checkpoint)
+    segmenter = Segmenter.from_pretrained(checkpoint)
     kind: Any = output_kind.value
     plan = exporting.plan_export(segmenter, size, preprocess, kind)
     output.parent.mkdir(parents=True, exist_ok=True)

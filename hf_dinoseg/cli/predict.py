@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ._checkpoint import Checkpoint, check_checkpoint, loading
+from ..checkpoint import check_place
+from ._checkpoint import Checkpoint
 from ._errors import FAILED, Debug
+from ._images import Picture, find_pictures, name_results
 from ._options import Background, Palette, Threshold, check_background
 from ._output import only_results_on_stdout, print_json
-from ._pictures import Picture, find_pictures, name_results
 
 if TYPE_CHECKING:
     from ..inference import Job, Outcome, Segmenter
-    from ..inference.formats import Format
+    from ..inference.write import Format
 
 
 class Mode(str, Enum):
@@ -120,7 +121,7 @@ def predict(
     that cannot be read is listed at the end, and the others are done. Pictures of more than 67 million pixels are
     read, predicted and written by strips, as ids only.
     """
-    check_checkpoint(checkpoint)
+    check_place(checkpoint)
     check_background(background, threshold)
     if resume and overwrite:
         raise typer.BadParameter("give one of them.", param_hint="--resume, --overwrite")
@@ -199,20 +200,19 @@ def _load(
 ) -> Segmenter:
     from ..inference import Segmenter
 
-    with loading(checkpoint):
-        return Segmenter.from_pretrained(
-            checkpoint,
-            mode=mode.value if mode else None,
-            window=window,
-            stride=stride,
-            background=background.value if background else None,
-            background_threshold=threshold,
-            palette=palette.value if palette else None,
-        )
+    return Segmenter.from_pretrained(
+        checkpoint,
+        mode=mode.value if mode else None,
+        window=window,
+        stride=stride,
+        background=background.value if background else None,
+        background_threshold=threshold,
+        palette=palette.value if palette else None,
+    )
 
 
 def _write_legend(segmenter: Segmenter, output: Path) -> None:
-    from ..inference.formats import whole_file
+    from ..inference.write import whole_file
     from ..visualize import legend
 
     with whole_file(output / LEGEND) as unfinished:

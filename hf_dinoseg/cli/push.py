@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ._checkpoint import check_checkpoint
+from ..checkpoint import check_place
 from ._errors import Debug
 from ._output import print_json
 
@@ -60,7 +60,7 @@ def push(
 def _check_folder(checkpoint: Path) -> None:
     if not checkpoint.exists():
         raise typer.BadParameter(f"there is no folder {checkpoint}.")
-    check_checkpoint(str(checkpoint))
+    check_place(str(checkpoint))
 
 
 def _check_repo_id(repo_id: str) -> None:

@@ -61,11 +61,11 @@ def train(
     if dry_run:
         _dry_run(checked, json)
         return
-    from .. import build
+    from .. import run
 
     unchecked = {"force": True} if force else {}
     with only_results_on_stdout() if json else nullcontext():
-        metrics = build.train(checked, resume=resume, overwrite=overwrite, **unchecked)
+        metrics = run.train(checked, resume=resume, overwrite=overwrite, **unchecked)
     if os.environ.get("RANK", "0") == "0":
         if json:
             print_json(metrics)
@@ -77,7 +77,7 @@ def train(
 def _dry_run(recipe: Recipe, json: bool) -> None:
     """Print the resolved recipe and, as comments below it, what the rehearsal did."""
     with only_results_on_stdout():
-        from ..dry_run import dry_run as rehearse
+        from ..testing.dry_run import dry_run as rehearse
 
         did = rehearse(recipe)
     if json:

@@ -16,13 +16,13 @@ from torch.utils.data import Dataset
 from ..errors import DataError
 from ..images import MAX_PIXELS, cell_name, read_image, read_mask, read_upper
 from ..labels import LabelSpace
-from .augment import Picture, TrainTransform, label_tensor
-from .draws import WeightedDraws
 from .label_maps import read_label_map
-from .rare import RareClassCrops
+from .label_zero import zero_is_void, zero_mask
+from .rare_classes import RareClassCrops
 from .sources.mixture import WEIGHT
 from .targets import OnBadSample, Skipped
-from .zero import zero_is_void, zero_mask
+from .transforms import Picture, TrainTransform, label_tensor
+from .weighted_sampling import WeightedDraws
 
 _RARE = 1  # keeps the draws of rare classes apart from those of crops
 

@@ -22,11 +22,11 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ..errors import DataError, LabelError
 from ..images import MAX_PIXELS, read_image
 from ..labels import LabelSpace
-from .augment import TrainTransform
 from .collate import collate
 from .dataset import sample_key, sample_keys, training_item
-from .sources.stored import StoredSplits
+from .sources.saved_dataset import StoredSplits
 from .targets import OnBadSample, Skipped, check_sizes, read_target
+from .transforms import TrainTransform
 
 logger = logging.getLogger(__name__)
 

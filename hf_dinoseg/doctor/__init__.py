@@ -2,8 +2,8 @@
 
 from .checks_settings import check_backbone_processor, check_label_spaces, check_normalization
 from .contact_sheet import contact_sheet
-from .examine import BAD_SAMPLE_CODES, examine, examine_checkpoint, quick_checks
 from .report import DoctorError, Finding, Report
+from .run_checks import BAD_SAMPLE_CODES, examine, examine_checkpoint, quick_checks
 
 __all__ = [
     "BAD_SAMPLE_CODES",

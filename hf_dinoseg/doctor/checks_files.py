@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from .duplicates import Twins
-from .files import HUGE_PIXELS, FileFacts
+from .file_facts import HUGE_PIXELS, FileFacts
 from .report import Finding, some
 from .survey import Survey
 

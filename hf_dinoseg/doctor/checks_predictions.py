@@ -9,7 +9,7 @@ import numpy as np
 from ..labels import LabelSpace
 from ..visualize import class_colors
 from .label_shift import LabelShift, find_label_shift
-from .probe import SWAPPED, Probe
+from .predictions import SWAPPED, Probe
 from .report import Finding, share_text, some
 
 _CONSTANT = 0.999

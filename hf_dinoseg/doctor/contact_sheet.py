@@ -14,7 +14,7 @@ from ..labels import LabelSpace
 from ..visualize.fonts import fitting, label_font
 from ..visualize.overlay import hatch, tint
 from ..visualize.palette import void_mask
-from .histogram import UNKNOWN_COLOR, draw_histogram
+from .label_histogram import UNKNOWN_COLOR, draw_histogram
 from .report import Report, share_text
 from .survey import even_indices, raw_ids
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..images import cell_name
-from .files import byte_size, digest, named_cell
+from .file_facts import byte_size, digest, named_cell
 from .survey import Survey
 
 

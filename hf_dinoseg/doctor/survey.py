@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from ..errors import DataError
 from ..images import MAX_PIXELS, cell_name, open_image, read_mask
 from ..labels import Color, LabelSpace
-from .files import FileFacts, inspect_picture, named_cell, presence
+from .file_facts import FileFacts, inspect_picture, named_cell, presence
 
 _THIN = 3  # pixels: a region nowhere wider than twice this and one is a line
 

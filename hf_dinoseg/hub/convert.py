@@ -1,317 +1,331 @@
-"""Published weights to this package's names, shape by shape checked.
+"""Published checkpoints to checkpoint folders of this package, and heads to start training from.
 
-`converters` makes whole checkpoint folders with these tables.
+Files are read by `checkpoint_files` and `eomt_checkpoints`, names translated by `convert`; here sizes are read off the
+tensors, and models built and saved.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
+from transformers import Mask2FormerForUniversalSegmentation
 
-from ..errors import ModelError
-
-#: Published name → name here. `segmentation_model.0.*` is the adapter, `.1.*` the head; the first pattern that matches
-#: the whole of what follows `segmentation_model.` applies.
-_META_M2F_RULES: Sequence[tuple[str, str]] = (
-    # adapter: convolutional prior. The stem numbers convolution, norm and activation through: 0 1 2 | 3 4 5 | 6 7 8
-    (r"0\.spm\.stem\.0\.(.+)", r"adapter.prior.stem.0.0.\1"),
-    (r"0\.spm\.stem\.1\.(.+)", r"adapter.prior.stem.0.1.\1"),
-    (r"0\.spm\.stem\.3\.(.+)", r"adapter.prior.stem.1.0.\1"),
-    (r"0\.spm\.stem\.4\.(.+)", r"adapter.prior.stem.1.1.\1"),
-    (r"0\.spm\.stem\.6\.(.+)", r"adapter.prior.stem.2.0.\1"),
-    (r"0\.spm\.stem\.7\.(.+)", r"adapter.prior.stem.2.1.\1"),
-    (r"0\.spm\.conv2\.(.+)", r"adapter.prior.down.0.\1"),
-    (r"0\.spm\.conv3\.(.+)", r"adapter.prior.down.1.\1"),
-    (r"0\.spm\.conv4\.(.+)", r"adapter.prior.down.2.\1"),
-    (r"0\.spm\.fc1\.(.+)", r"adapter.prior.project.0.\1"),
-    (r"0\.spm\.fc2\.(.+)", r"adapter.prior.project.1.\1"),
-    (r"0\.spm\.fc3\.(.+)", r"adapter.prior.project.2.\1"),
-    (r"0\.spm\.fc4\.(.+)", r"adapter.prior.project.3.\1"),
-    # adapter: interactions; the last one carries two extractors more
-    (r"0\.interactions\.(\d)\.extractor\.(.+)", r"adapter.extractors.\1.\2"),
-    (r"0\.interactions\.3\.extra_extractors\.0\.(.+)", r"adapter.extractors.4.\1"),
-    (r"0\.interactions\.3\.extra_extractors\.1\.(.+)", r"adapter.extractors.5.\1"),
-    (r"0\.norm1\.(.+)", r"adapter.norms.0.\1"),
-    (r"0\.norm2\.(.+)", r"adapter.norms.1.\1"),
-    (r"0\.norm3\.(.+)", r"adapter.norms.2.\1"),
-    (r"0\.norm4\.(.+)", r"adapter.norms.3.\1"),
-    (r"0\.(level_embed|up\..+)", r"adapter.\1"),
-    # pixel decoder
-    (r"1\.pixel_decoder\.input_convs\.(.+)", r"pixel_decoder.inputs.\1"),
-    (r"1\.pixel_decoder\.encoder\.level_encoding", r"pixel_decoder.level_embed"),
-    (r"1\.pixel_decoder\.encoder\.encoder\.layers\.(.+)", r"pixel_decoder.layers.\1"),
-    (r"1\.pixel_decoder\.lateral_convs\.0\.weight", r"pixel_decoder.lateral.0.weight"),
-    (r"1\.pixel_decoder\.lateral_convs\.0\.norm\.(.+)", r"pixel_decoder.lateral.1.\1"),
-    (r"1\.pixel_decoder\.output_convs\.0\.weight", r"pixel_decoder.output.0.weight"),
-    (r"1\.pixel_decoder\.output_convs\.0\.norm\.(.+)", r"pixel_decoder.output.1.\1"),
-    (r"1\.pixel_decoder\.mask_feature\.(.+)", r"pixel_decoder.mask_projection.\1"),
-    # transformer decoder
-    (r"1\.predictor\.transformer_cross_attention_layers\.(\d+)\.norm\.(.+)", r"decoder.layers.\1.cross_norm.\2"),
-    (r"1\.predictor\.transformer_cross_attention_layers\.(\d+)\.multihead_attn\.(.+)",
-     r"decoder.layers.\1.cross_attention.\2"),
-    (r"1\.predictor\.transformer_self_attention_layers\.(\d+)\.norm\.(.+)", r"decoder.layers.\1.self_norm.\2"),
-    (r"1\.predictor\.transformer_self_attention_layers\.(\d+)\.self_attn\.(.+)",
-     r"decoder.layers.\1.self_attention.\2"),
-    (r"1\.predictor\.transformer_ffn_layers\.(\d+)\.norm\.(.+)", r"decoder.layers.\1.ffn_norm.\2"),
-    (r"1\.predictor\.transformer_ffn_layers\.(\d+)\.linear1\.(.+)", r"decoder.layers.\1.fc1.\2"),
-    (r"1\.predictor\.transformer_ffn_layers\.(\d+)\.linear2\.(.+)", r"decoder.layers.\1.fc2.\2"),
-    (r"1\.predictor\.post_norm\.(.+)", r"decoder.norm.\1"),
-    (r"1\.predictor\.query_feat\.weight", r"decoder.query_features"),
-    (r"1\.predictor\.query_embed\.weight", r"decoder.query_places"),
-    (r"1\.predictor\.level_embed\.weight", r"decoder.level_embed"),
-    (r"1\.predictor\.class_embed\.(.+)", r"decoder.classify.\1"),
-    (r"1\.predictor\.mask_embed\.(.+)", r"decoder.mask_mlp.\1"),
-)  # fmt: skip
-
-#: parts of a name that are called otherwise here, wherever they stand
-_META_M2F_PARTS: Sequence[tuple[str, str]] = (
-    ("feat_norm", "patch_norm"),
-    ("attn", "attention"),
-    ("dwconv.dwconv", "depthwise"),
-    ("linear1", "fc1"),
-    ("linear2", "fc2"),
-    ("norm1", "attention_norm"),
-    ("norm2", "ffn_norm"),
+from ..labels import LabelSpace
+from ..models import DinoSegConfig, DinoSegForSemanticSegmentation, DinoSegImageProcessor, default_out_layers
+from ..models.backbone import load_backbone_config, load_backbone_weights
+from ..models.head_mask2former import Mask2FormerHead
+from ..recipe import label_preset
+from .convert_eomt import read_eomt
+from .convert_names import (
+    ConversionError,
+    check_fit,
+    convert_eomt_state_dict,
+    convert_mask2former_state_dict,
+    convert_meta_linear_state_dict,
+    convert_meta_m2f_state_dict,
 )
+from .weight_files import checked_tensor, count_layers, from_transformers, read_state_dict
 
-#: transformers' EoMT on DINOv3 → name here; the longest beginnings first
-_EOMT_STARTS: Sequence[tuple[str, str]] = (
-    ("layers.", "backbone.model.model.layer."),
-    ("layernorm.", "backbone.model.norm."),
-    ("embeddings.", "backbone.model.embeddings."),
-    ("query.weight", "head.queries"),
-    ("class_predictor.", "head.classify."),
-    ("mask_head.fc1.", "head.mask_mlp.layers.0."),
-    ("mask_head.fc2.", "head.mask_mlp.layers.1."),
-    ("mask_head.fc3.", "head.mask_mlp.layers.2."),
-    ("upscale_block.block.", "head.upscale."),
-)
-_EOMT_PARTS: Sequence[tuple[str, str]] = (("conv1", "expand"), ("conv2", "depthwise"), ("layernorm2d", "norm"))
-
-#: transformers' Mask2Former → name here
-_MASK2FORMER_RULES: Sequence[tuple[str, str]] = (
-    (r"model\.pixel_level_module\.decoder\.input_projections\.(.+)", r"pixel_decoder.inputs.\1"),
-    (r"model\.pixel_level_module\.decoder\.adapter_1\.(.+)", r"pixel_decoder.lateral.\1"),
-    (r"model\.pixel_level_module\.decoder\.layer_1\.(.+)", r"pixel_decoder.output.\1"),
-    (r"model\.pixel_level_module\.decoder\.encoder\.layers\.(.+)", r"pixel_decoder.layers.\1"),
-    (r"model\.pixel_level_module\.decoder\.(level_embed|mask_projection\..+)", r"pixel_decoder.\1"),
-    (r"model\.transformer_module\.queries_features\.weight", r"decoder.query_features"),
-    (r"model\.transformer_module\.queries_embedder\.weight", r"decoder.query_places"),
-    (r"model\.transformer_module\.level_embed\.weight", r"decoder.level_embed"),
-    (r"model\.transformer_module\.decoder\.layers\.(.+)", r"decoder.layers.\1"),
-    (r"model\.transformer_module\.decoder\.layernorm\.(.+)", r"decoder.norm.\1"),
-    (r"model\.transformer_module\.decoder\.mask_predictor\.mask_embedder\.(\d)\.0\.(.+)",
-     r"decoder.mask_mlp.layers.\1.\2"),
-    (r"class_predictor\.(.+)", r"decoder.classify.\1"),
-)  # fmt: skip
-_MASK2FORMER_PARTS: dict[str, Sequence[tuple[str, str]]] = {
-    "pixel_decoder": (
-        ("self_attn", "attention"),
-        ("self_attn_layer_norm", "attention_norm"),
-        ("final_layer_norm", "ffn_norm"),
-    ),
-    "decoder": (
-        ("cross_attn", "cross_attention"),
-        ("cross_attn_layer_norm", "cross_norm"),
-        ("self_attn", "self_attention"),
-        ("self_attn_layer_norm", "self_norm"),
-        ("final_layer_norm", "ffn_norm"),
-    ),
-}
+logger = logging.getLogger(__name__)
 
 
-class ConversionError(ModelError):
-    """Weights that do not fit; the message names the tensors."""
+@dataclass(frozen=True)
+class Windows:
+    """How the checkpoint predicts: pictures with `window` pixels on the shorter side, seen through square windows."""
+
+    window: int
+    stride: int
 
 
-def meta_m2f_key_map(keys: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Names of a published DINOv3 Mask2Former head checkpoint to names in `DinoSegForSemanticSegmentation`.
+#: of the evaluations on ADE20K that DINOv3's authors publish: `config-ade20k-m2f-inference.yaml` and
+#: `config-ade20k-linear-training.yaml` of https://github.com/facebookresearch/dinov3 (shorter side, window and stride)
+M2F_WINDOWS, LINEAR_WINDOWS = Windows(896, 596), Windows(512, 341)
+
+
+@dataclass(frozen=True)
+class HeadReport:
+    """What a head took from a checkpoint: names of tensors, and for each of the others why it was not taken."""
+
+    taken: tuple[str, ...]
+    left: dict[str, str]
+
+
+def ade20k() -> LabelSpace:
+    """ADE20K's 150 classes; 0 is void and ids run from 1."""
+    return LabelSpace(**label_preset("ade20k"))
+
+
+# ---------------------------------------------------------------------- checkpoint folders
+
+
+def convert_meta_m2f(
+    head: str | Path,
+    backbone: str,
+    output: str | Path,
+    label_space: LabelSpace | None = None,
+    windows: Windows = M2F_WINDOWS,
+) -> None:
+    """A published DINOv3 Mask2Former head (adapter and head in one file) and its backbone to a checkpoint folder.
 
     Args:
-        keys: the checkpoint's tensor names, `segmentation_model.0.*` and `segmentation_model.1.*`.
-
-    Returns:
-        For each name the names here: one, or three where a packed query-key-value projection is taken apart (in that
-        order, equal parts of the first dimension).
+        head: the `.pth` file, a bare state dict or one under `model`. Sizes are read off its tensors; the transformer
+            decoder's attention heads, which no tensor tells, are as many as the pixel decoder's.
+        backbone: Hub id or local folder.
+        output: a folder that does not exist or is empty.
+        label_space: the classes; None names them by number.
 
     Raises:
-        ConversionError: on names that such a checkpoint does not have.
+        ConversionError: on files, names, shapes or labels that do not fit.
+        BackboneError: if the backbone cannot be had.
     """
-    table: dict[str, tuple[str, ...]] = {}
-    unknown = []
-    for key in keys:
-        name = _meta_m2f_name(key)
-        if name is None:
-            unknown.append(key)
-        else:
-            table[key] = _unpacked(name)
-    if unknown:
+    folder = _free_folder(output)
+    weights = read_state_dict(head)
+    fields = _m2f_sizes(weights)
+    width = weights["segmentation_model.0.level_embed"].shape[-1]
+    sub_config: Any = load_backbone_config(backbone)
+    found = getattr(sub_config, "hidden_size", "of several widths")
+    if found != width:
         raise ConversionError(
-            f"not a published DINOv3 Mask2Former head: unknown tensors {_some(unknown)}. Their names start with "
-            "segmentation_model.0. (adapter) and segmentation_model.1. (head)."
+            f"segmentation_model.0.level_embed is {width} wide, the backbone {backbone} is {found}; name the backbone "
+            "that the head was trained on."
         )
-    return table
+    space = _labels(label_space, fields.pop("num_labels"), str(head))
+    model = _from_backbone(backbone, space, windows, head="mask2former", **fields)
+    _load_head(model, convert_meta_m2f_state_dict(weights, model.state_dict()))
+    _save(model, folder, space, windows)
 
 
-def convert_meta_m2f_state_dict(
-    state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor] | None = None
-) -> dict[str, Tensor]:
-    """A published DINOv3 Mask2Former head checkpoint under this package's names.
+def convert_meta_linear(
+    head: str | Path,
+    backbone: str,
+    output: str | Path,
+    label_space: LabelSpace | None = None,
+    windows: Windows = LINEAR_WINDOWS,
+) -> None:
+    """A published DINOv3 linear head, batch norm and 1×1 convolution, and its backbone to a checkpoint folder.
+
+    It reads the last layer's features or, where it is four times as wide as the backbone, those of the four layers of
+    `default_out_layers`. Arguments and errors as `convert_meta_m2f`.
+    """
+    folder = _free_folder(output)
+    weights = read_state_dict(head)
+    converted = convert_meta_linear_state_dict(weights)
+    kernel = checked_tensor(converted, "head.classify.weight", "conv.weight", 4)
+    sub_config: Any = load_backbone_config(backbone)
+    depth, width = len(sub_config.stage_names) - 1, getattr(sub_config, "hidden_size", 0)
+    layers = {width: [depth], 4 * width: default_out_layers(depth)}.get(kernel.shape[1])
+    if layers is None:
+        raise ConversionError(
+            f"conv.weight is {list(kernel.shape)}: {kernel.shape[1]} channels, where the backbone {backbone} has "
+            f"{width} a layer. The head reads one layer or four ({4 * width}); name the backbone it was trained on."
+        )
+    space = _labels(label_space, kernel.shape[0], str(head))
+    model = _from_backbone(backbone, space, windows, head="linear", out_layers=layers)
+    _load_head(model, convert_meta_linear_state_dict(weights, model.state_dict()))
+    _save(model, folder, space, windows)
+
+
+def convert_eomt(
+    checkpoint: str,
+    output: str | Path,
+    backbone: str | None = None,
+    label_space: LabelSpace | None = None,
+    window: int | None = None,
+) -> None:
+    """A checkpoint of EoMT on DINOv3 to a checkpoint folder: whole, or of differences to a backbone's weights.
+
+    Windows stand side by side along a picture's longer side, the last one moved back to end with it; so does the
+    paper's evaluation for pictures up to twice as long as they are wide.
 
     Args:
-        state_dict: adapter and head tensors, without the backbone (the published files hold none).
-        expected: the state dict of the model to load into; its `head.*` tensors are checked against the result.
-
-    Returns:
-        `head.*` tensors; views of the given ones.
+        checkpoint: Hub id or local folder of one of transformers; or the authors' own `pytorch_model.bin`, or a Hub id
+            or folder with that.
+        backbone: Hub id or local folder of the backbone. It is needed for differences (see
+            `eomt_checkpoints.holds_differences`), and for the authors' files, which tell no sizes.
+        label_space: the classes; None takes the checkpoint's names, or numbers.
+        window: side of the windows; None takes the checkpoint's image size, or ADE20K's 512.
 
     Raises:
-        ConversionError: on unknown names, and against `expected` on missing, extra or misshapen tensors.
+        ConversionError, BackboneError: as `convert_meta_m2f`, and if there are differences and no backbone.
     """
-    converted, origin = _rename(state_dict, meta_m2f_key_map(list(state_dict)))
-    if expected is not None:
-        check_fit(converted, {k: v for k, v in expected.items() if k.startswith("head.")}, origin)
-    return converted
-
-
-def convert_meta_linear_state_dict(
-    state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor] | None = None
-) -> dict[str, Tensor]:
-    """A published DINOv3 linear head (`batchnorm_layer.*`, `conv.*`) under this package's names.
-
-    Names may stand behind `module.`, `decoder.` or `segmentation_model.1.`, as wrappers and training runs save them.
-    Arguments, result and errors as `convert_meta_m2f_state_dict`.
-    """
-    table: dict[str, tuple[str, ...]] = {}
-    unknown = []
-    for key in state_dict:
-        match = re.fullmatch(r"(?:(?:module|decoder|segmentation_model(?:\.1)?)\.)*(batchnorm_layer|conv)\.(\w+)", key)
-        if match is None:
-            unknown.append(key)
-        else:
-            table[key] = ({"batchnorm_layer": "head.norm.", "conv": "head.classify."}[match[1]] + match[2],)
-    if unknown:
-        raise ConversionError(
-            f"not a published DINOv3 linear head: unknown tensors {_some(unknown)}. It holds batchnorm_layer.* and "
-            "conv.* only."
+    folder = _free_folder(output)
+    found = read_eomt(checkpoint, backbone)
+    count = found.weights["class_predictor.bias"].shape[0] - 1
+    space = _labels(label_space or (LabelSpace(found.names) if found.names else None), count, checkpoint)
+    side = window or found.image_size or LINEAR_WINDOWS.window
+    windows = Windows(side, side)
+    extra: dict[str, Any] = {"inference": _inference(windows)}
+    model = DinoSegForSemanticSegmentation(
+        DinoSegConfig(
+            backbone_config=found.backbone_config,
+            head="eomt",
+            label_space=space.to_dict(),
+            num_queries=found.weights["query.weight"].shape[0],
+            # the authors' differences tell of 1, with which training began: annealed to 0 is -1
+            attn_mask_probs=found.weights["attn_mask_probs"].clamp(0, 1).tolist(),
+            **extra,
         )
-    converted, origin = _rename(state_dict, table)
-    if expected is not None:
-        check_fit(converted, {k: v for k, v in expected.items() if k.startswith("head.")}, origin)
-    return converted
+    )
+    converted, origin = convert_eomt_state_dict(found.weights)
+    # plays a part in pre-training only, so EoMT has none
+    wanted = {name: t for name, t in model.state_dict().items() if not name.endswith("mask_token")}
+    check_fit(converted, wanted, origin)
+    if found.differences and backbone is not None:
+        base = load_backbone_weights(backbone, load_backbone_config(backbone)).state_dict()
+        base = {f"backbone.model.{name}": t for name, t in base.items() if not name.endswith("mask_token")}
+        check_fit(base, {n: t for n, t in wanted.items() if n.startswith("backbone.")}, {n: n for n in base})
+        converted |= {name: converted[name] + tensor for name, tensor in base.items()}
+        logger.info("%s holds differences; they are added to the weights of %s", checkpoint, backbone)
+    model.load_state_dict(converted, strict=False)
+    _save(model, folder, space, windows)
 
 
-def convert_eomt_state_dict(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Weights of transformers' `EomtDinov3ForUniversalSegmentation` under this package's names, and for each of these
-    the name it had. What belongs to its loss or its annealing is left out; an unknown name is kept, so that a check
-    against the model finds it."""
-    table: dict[str, tuple[str, ...]] = {}
-    for key in state_dict:
-        if key.startswith("criterion.") or key == "attn_mask_probs":
-            continue
-        name = key
-        for theirs, ours in _EOMT_STARTS:
-            if key.startswith(theirs):
-                name = ours + key.removeprefix(theirs)
-                break
-        if name.startswith("head.upscale."):
-            for theirs, ours in _EOMT_PARTS:
-                name = name.replace(f".{theirs}.", f".{ours}.")
-        table[key] = (name,)
-    return _rename(state_dict, table)
+def convert_mask2former(
+    checkpoint: str,
+    backbone: str,
+    output: str | Path,
+    label_space: LabelSpace | None = None,
+    windows: Windows = LINEAR_WINDOWS,
+) -> HeadReport:
+    """A new Mask2Former model on a backbone whose head starts from transformers' Mask2Former; see `init_head_from`.
+
+    The head has the checkpoint's sizes; the adapter, and the projections that read it, are new. So the result is a
+    start for training, not a model to predict with. Arguments and errors as `convert_eomt`.
+    """
+    folder = _free_folder(output)
+    peer, state_dict = from_transformers(Mask2FormerForUniversalSegmentation, checkpoint, "mask2former", complete=False)
+    config = peer.config
+    names = {int(i): str(name) for i, name in config.id2label.items()}
+    space = label_space or LabelSpace(names)
+    model = _from_backbone(
+        backbone,
+        space,
+        windows,
+        head="mask2former",
+        num_queries=config.num_queries,
+        hidden_dim=config.hidden_dim,
+        num_attention_heads=config.num_attention_heads,
+        pixel_decoder_layers=config.encoder_layers,
+        pixel_decoder_ffn_dim=config.encoder_feedforward_dim,
+        decoder_layers=config.decoder_layers - 1,  # transformers counts the prediction before the first layer
+        decoder_ffn_dim=config.dim_feedforward,
+    )
+    report = _take(model, state_dict)
+    _save(model, folder, space, windows)
+    return report
 
 
-def convert_mask2former_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Head weights of transformers' `Mask2FormerForUniversalSegmentation` under this package's names; its backbone,
-    its loss and what has no counterpart are left out."""
-    table: dict[str, tuple[str, ...]] = {}
-    for key in state_dict:
-        name = next((re.sub(p, r, key) for p, r in _MASK2FORMER_RULES if re.fullmatch(p, key)), None)
-        if name is None:
-            continue
-        if ".layers." in name and ".mask_mlp." not in name:
-            for theirs, ours in _MASK2FORMER_PARTS[name.partition(".")[0]]:
-                name = name.replace(f".{theirs}.", f".{ours}.")
-        table[key] = _unpacked(f"head.{name}")
-    return _rename(state_dict, table)[0]
+# ---------------------------------------------------------------------- a head to start from
 
 
-def _unpacked(name: str) -> tuple[str, ...]:
-    """The name, or the three names that a packed query-key-value projection comes apart into."""
-    if packed := re.fullmatch(r"(.+)\.in_proj_(weight|bias)", name):
-        stem, leaf = packed.groups()
-        return tuple(f"{stem}.{part}_proj.{leaf}" for part in "qkv")
-    return (name,)
-
-
-def _rename(
-    state_dict: Mapping[str, Tensor], table: Mapping[str, tuple[str, ...]]
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors under their new names, and for each new name the old one."""
-    converted: dict[str, Tensor] = {}
-    origin: dict[str, str] = {}
-    for key, names in table.items():
-        tensor = state_dict[key]
-        if len(names) > 1 and (tensor.ndim == 0 or tensor.shape[0] % len(names)):
-            raise ConversionError(
-                f"{key} has shape {list(tensor.shape)}; query, key and value need a first dimension that three divides."
-            )
-        parts = tensor.chunk(len(names)) if len(names) > 1 else (tensor,)
-        for name, part in zip(names, parts, strict=True):
-            if name in origin:
-                raise ConversionError(f"{origin[name]} and {key} are the same tensor of the model, {name}.")
-            converted[name], origin[name] = part, key
-    return converted, origin
-
-
-def check_fit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], origin: Mapping[str, str]) -> None:
-    """Same names, same shapes, or a `ConversionError` that names the tensors.
+def init_head_from(model: DinoSegForSemanticSegmentation, checkpoint: str) -> HeadReport:
+    """Copy into a Mask2Former head what fits of a checkpoint of transformers' Mask2Former; what was taken is logged.
 
     Args:
-        found: tensors under the model's names.
-        wanted: the model's.
-        origin: for each name in `found` the name it had in the checkpoint.
+        model: changed in place.
+        checkpoint: Hub id or local folder.
+
+    Raises:
+        ConversionError: if the model has another head, or the checkpoint is no Mask2Former or fits nowhere.
     """
-    faults = []
-    if missing := sorted(set(wanted) - set(found)):
-        faults.append(f"missing: {_some(missing)}")
-    if extra := sorted({origin[name] for name in set(found) - set(wanted)}):
-        faults.append(f"not in the model: {_some(extra)}")
-    misshapen = [
-        f"{origin[name]} is {list(found[name].shape)}, the model has {list(wanted[name].shape)}"
-        for name in sorted(set(found) & set(wanted))
-        if found[name].shape != wanted[name].shape
-    ]
-    if misshapen:
-        faults.append(f"shapes that differ: {'; '.join(misshapen[:5])}{_more(misshapen)}")
-    if faults:
-        raise ConversionError(f"the checkpoint does not fit the model. {'. '.join(faults)}.")
+    if not isinstance(model.head, Mask2FormerHead):
+        raise ConversionError(
+            f"model.init_head_from starts a head from transformers' Mask2Former; the model's head is "
+            f"{model.config.head!r}. Take it out, or choose model.head: mask2former."
+        )
+    _, state_dict = from_transformers(Mask2FormerForUniversalSegmentation, checkpoint, "mask2former", complete=False)
+    report = _take(model, state_dict)
+    if not report.taken:
+        raise ConversionError(f"{checkpoint}: no tensor of its head has the shape of the model's; sizes differ.")
+    logger.info("head: %d tensors taken from %s", len(report.taken), checkpoint)
+    for name, reason in report.left.items():
+        logger.info("head: %s is new (%s)", name, reason)
+    return report
 
 
-def _meta_m2f_name(key: str) -> str | None:
-    prefix = "segmentation_model."
-    if not key.startswith(prefix):
-        return None
-    for pattern, replacement in _META_M2F_RULES:
-        if re.fullmatch(pattern, key.removeprefix(prefix)):
-            name = re.sub(pattern, replacement, key.removeprefix(prefix))
-            return "head." + _rename_parts(name)
-    return None
+@torch.no_grad()
+def _take(model: DinoSegForSemanticSegmentation, state_dict: Mapping[str, Tensor]) -> HeadReport:
+    found = convert_mask2former_state_dict(state_dict)
+    taken, left = [], {}
+    for name, tensor in model.state_dict().items():
+        if not name.startswith("head."):
+            continue
+        if name not in found:
+            left[name] = "not in the checkpoint"
+        elif found[name].shape != tensor.shape:
+            left[name] = f"{list(found[name].shape)} there, {list(tensor.shape)} here"
+        else:
+            tensor.copy_(found[name])
+            taken.append(name)
+    return HeadReport(tuple(taken), left)
 
 
-def _rename_parts(name: str) -> str:
-    if ".layers." in name and name.startswith("pixel_decoder") or ".extractors." in name:
-        name = name.replace("self_attn.", "attn.")
-        for theirs, ours in _META_M2F_PARTS:
-            name = name.replace(f".{theirs}.", f".{ours}.")
-    return name
+# ---------------------------------------------------------------------- parts
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + _more(names)
+def _m2f_sizes(weights: Mapping[str, Tensor]) -> dict[str, int]:
+    adapter, head = "segmentation_model.0.", "segmentation_model.1."
+    encoder = f"{head}pixel_decoder.encoder.encoder.layers."
+    feed_forward = f"{head}predictor.transformer_ffn_layers."
+
+    def rows(name: str, ndim: int = 2) -> int:
+        return checked_tensor(weights, name, name, ndim).shape[0]
+
+    checked_tensor(weights, f"{adapter}level_embed", f"{adapter}level_embed", 2)
+    return {
+        "hidden_dim": rows(f"{head}pixel_decoder.mask_feature.weight", 4),
+        # x and y of four points on each of three levels, and of one in the adapter, a head
+        "num_attention_heads": rows(f"{encoder}0.self_attn.sampling_offsets.weight") // 24,
+        "adapter_attention_heads": rows(f"{adapter}interactions.0.extractor.attn.sampling_offsets.weight") // 8,
+        "pixel_decoder_layers": count_layers(weights, encoder),
+        "pixel_decoder_ffn_dim": rows(f"{encoder}0.linear1.weight"),
+        "decoder_layers": count_layers(weights, feed_forward),
+        "decoder_ffn_dim": rows(f"{feed_forward}0.linear1.weight"),
+        "num_queries": rows(f"{head}predictor.query_feat.weight"),
+        "num_labels": rows(f"{head}predictor.class_embed.weight") - 1,
+    }
 
 
-def _more(names: Sequence[str]) -> str:
-    return f" and {len(names) - 5} more" if len(names) > 5 else ""
+def _labels(label_space: LabelSpace | None, num_labels: int, where: str) -> LabelSpace:
+    if label_space is None:
+        return LabelSpace({i: f"class {i}" for i in range(num_labels)})
+    if label_space.num_labels != num_labels:
+        raise ConversionError(
+            f"{where} tells {num_labels} classes apart, the labels have {label_space.num_labels}. Give the labels that "
+            "it was trained with, in their order."
+        )
+    return label_space
+
+
+def _inference(windows: Windows) -> dict[str, Any]:
+    return {"mode": "slide", "window": windows.window, "stride": windows.stride, "batch_size": 4}
+
+
+def _from_backbone(backbone: str, space: LabelSpace, windows: Windows, **fields: Any) -> DinoSegForSemanticSegmentation:
+    return DinoSegForSemanticSegmentation.from_backbone(
+        backbone, label_space=space.to_dict(), inference=_inference(windows), **fields
+    )
+
+
+def _load_head(model: DinoSegForSemanticSegmentation, weights: Mapping[str, Tensor]) -> None:
+    model.load_state_dict(dict(weights), strict=False)  # strict in fact: the names were checked against the head's
+
+
+def _free_folder(output: str | Path) -> Path:
+    folder = Path(output)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConversionError(f"{folder} is in use; name a folder that does not exist or is empty.")
+    return folder
+
+
+def _save(model: DinoSegForSemanticSegmentation, folder: Path, space: LabelSpace, windows: Windows) -> None:
+    model.save_pretrained(folder)
+    DinoSegImageProcessor(
+        label_space=space.to_dict(), do_resize=True, size={"shortest_edge": windows.window}
+    ).save_pretrained(folder)

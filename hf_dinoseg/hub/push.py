@@ -17,14 +17,14 @@ from tempfile import TemporaryDirectory
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
+from ..checkpoint import CARD_FILE, METRICS_FILE, RECIPE_FILE
 from ..recipe import load_recipe
 from ..visualize import CURVES_FILE
-from .describe import CARD_FILE, METRICS_FILE, describe, last_panels
+from .checkpoint_folder import describe, last_panels
 from .push_errors import TOKENS, PushError, explained
 
 logger = logging.getLogger(__name__)
 
-RECIPE_FILE = "recipe.yaml"
 #: Files at the top of a checkpoint folder that are shared: weights, configs, the model's code, and what describes them.
 SHARED = (
     *("model*.safetensors", "model.safetensors.index.json", "*config.json", "*.py"),

@@ -20,7 +20,7 @@ from .push_errors import PushError, explained
 _PACKAGE = Path(__file__).parents[1]
 _KINDS = {".py", ".md", ".json", ".yaml", ".js", ".css", ".j2", ".typed"}
 _PYTHON = "3.11"
-_SERVE = "from hf_dinoseg.hub.demo_app import serve"
+_SERVE = "from hf_dinoseg.hub.demo import serve"
 
 
 def space_files(checkpoint_repo_id: str, title: str | None = None, license: str | None = None) -> dict[str, str]:

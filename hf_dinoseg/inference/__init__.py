@@ -1,10 +1,10 @@
 """Inference: one path from pictures to label maps, in training, on the command line and in Python."""
 
 from .background import Background
-from .files import Job, Outcome, segment_files
-from .large import segment_large
+from .folders import Job, Outcome, segment_files
+from .large_images import segment_large
+from .predict import as_input, predict_best, predict_label_map, predict_scores
 from .segmenter import SegmentationResult, Segmenter
-from .sliding_window import as_input, predict_best, predict_label_map, predict_scores
 from .windows import window_positions
 
 __all__ = [

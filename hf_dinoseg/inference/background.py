@@ -18,7 +18,7 @@ from typing import Literal, get_args
 
 import torch
 
-from ..models.semantic import without_unlikely
+from ..models.semantic_scores import without_unlikely
 
 Policy = Literal["none", "threshold", "truth"]
 

@@ -14,24 +14,21 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ..checkpoint import load_checkpoint
 from ..errors import ImageError
 from ..images import LARGEST, read_image, upright_rgb
 from ..labels import LabelSpace
-from ..models.image_processing_dinoseg import DinoSegImageProcessor
-from ..models.modeling_dinoseg import DinoSegForSemanticSegmentation
 from .background import Background
 from .download import download, is_url
-from .formats import whole_file
-from .sliding_window import as_input, predict_best, predict_scores
-from .tta import views
+from .predict import as_input, predict_best, predict_scores
+from .test_time_augmentation import views
 from .windows import Autocast, Blend, Mode, blend_weights, resolve_window, with_autocast
+from .write import whole_file
 
 if TYPE_CHECKING:
     from ..visualize import Palette
 
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray
-
-_HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,15 +202,8 @@ class Segmenter:
             kwargs: go to `from_pretrained` of the model (`dtype`, `attn_implementation`, …); those that say where
                 the files are (`revision`, `token`, `cache_dir`, …) to that of the processor too.
         """
-        where = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
-        model = DinoSegForSemanticSegmentation.from_pretrained(folder_or_id, **kwargs)
-        processor = DinoSegImageProcessor.from_pretrained(folder_or_id, **where)
+        model, processor, label_space = load_checkpoint(folder_or_id, **kwargs)
         config = model.config
-        if config.label_space is None:
-            raise ValueError(
-                f"{folder_or_id}: its config.json has no `label_space`, so predictions cannot be given in original "
-                "ids. Store LabelSpace.to_dict() there, or build Segmenter(model, processor, label_space) yourself."
-            )
         saved = getattr(config, "inference", None) or {}
         # Window and stride belong together: a window of one's own comes with its own default stride.
         if window is None:
@@ -227,7 +217,7 @@ class Segmenter:
         return cls(
             model if device is None else nn.Module.to(model, device),
             processor,
-            with_palette(LabelSpace.from_dict(config.label_space), palette or config.palette),
+            with_palette(label_space, palette or config.palette),
             mode=mode or saved.get("mode", "whole"),
             window=window,
             stride=stride,

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from ..models.semantic import ScoreMap
+from ..models.semantic_scores import ScoreMap
 
 Mode = Literal["whole", "slide"]
 Blend = Literal["mean", "smooth"]

@@ -5,8 +5,8 @@ Every loss is a `Loss`: made from a recipe's `loss` section by `LOSSES[head.loss
 
 from __future__ import annotations
 
-from .base import Loss
 from .class_weights import balanced_class_weights
+from .loss import Loss
 from .mask_classification import MaskClassificationLoss
 from .matcher import Assignment, Matcher
 from .pixel import PixelLoss

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Loss
+from .loss import Loss
 from .matcher import Assignment, Matcher
-from .point_sampling import Uniform, ValidPixels, corner_codes, draw_uncertain_points, sample_logits, sample_masks, void_cells
+from .points import Uniform, ValidPixels, corner_codes, draw_uncertain_points, sample_logits, sample_masks, void_cells
 from .precomputed_gradient import attach_gradient
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from .point_sampling import Uniform, ValidPixels, draw_points, sample_logits, sample_masks
+from .points import Uniform, ValidPixels, draw_points, sample_logits, sample_masks
 
 logger = logging.getLogger(__name__)
 

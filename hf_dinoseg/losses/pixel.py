@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Loss
+from .loss import Loss
 from .precomputed_gradient import attach_gradient
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .adapter import resize_covered
+from .adapter_vit import resize_covered
 from .backbone import Backbone
 from .heads import NORM, Head, register_head
 from .norms import map_norm

@@ -14,13 +14,13 @@ from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .adapter import VitAdapter
+from .adapter_pyramid import SimplePyramid
+from .adapter_vit import VitAdapter
 from .backbone import Backbone
 from .deformable_attention import Shape
 from .heads import LARGEST, NORM, NUM_QUERIES, Head, Setting, register_head
 from .outputs import DinoSegOutput, Frame, MaskMlp, crop_to_frame, mask_logits_of_all
 from .pixel_decoder import PixelDecoder, sine_position
-from .pyramid import SimplePyramid
 
 if TYPE_CHECKING:
     from .configuration_dinoseg import DinoSegConfig

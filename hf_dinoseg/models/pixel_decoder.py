@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .adapter import pixel_centres
+from .adapter_vit import pixel_centres
 from .deformable_attention import DeformableAttention, Shape
 from .norms import GroupNorm
 

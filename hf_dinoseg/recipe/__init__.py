@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ..errors import RecipeError
-from .loader import Recipe, load_recipe
+from .load import Recipe, load_recipe
 from .presets import label_preset, presets
 from .schema import Evaluation, Hub, Model
 from .schema_data import Data, FolderData, MixtureData, SyntheticRetinaData
-from .training import ONE_CYCLE, evaluation_arguments, training_arguments
-from .yaml_rules import write_yaml
+from .schema_training import ONE_CYCLE, evaluation_arguments, training_arguments
+from .yaml_format import write_yaml
 
 __all__ = [
     "ONE_CYCLE",

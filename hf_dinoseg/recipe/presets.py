@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from .faults import SectionError, nearest, show
-from .yaml_rules import parse_yaml
+from .messages import SectionError, nearest, show
+from .yaml_format import parse_yaml
 
 KEY = "preset"
 

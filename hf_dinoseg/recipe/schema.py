@@ -12,9 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model, field_validator, model_validator
 
-from .borrowed import backbone_faults
-from .faults import SectionError, nearest, show
-from .section import PositiveInt, Section
+from .messages import SectionError, nearest, show
+from .strict import PositiveInt, Section, backbone_faults
 
 Std = Annotated[float, Field(gt=0)]
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from .faults import show
-from .section import PositiveInt, Section
+from .messages import show
+from .strict import PositiveInt, Section
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 

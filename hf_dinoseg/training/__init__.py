@@ -1,13 +1,12 @@
 """Training: the Trainer, its optimiser groups, its output folder."""
 
 from ..errors import RunError
-from .callbacks import HeadSchedule
-from .early_stopping import EarlyStopping
-from .evaluation import StreamedMetrics
-from .optim import parameter_groups
-from .panel_writer import PanelWriter
-from .preemption import Preempted
-from .processes import built_whole, check_can_measure, check_processes
+from ..evaluation.panels import PanelWriter
+from ..evaluation.streamed import StreamedMetrics
+from .callbacks import EarlyStopping, HeadSchedule
+from .distributed import built_whole, check_can_measure, check_processes
+from .optimizer import parameter_groups
+from .signals import Preempted
 from .trainer import DinoSegTrainer
 from .tuning import apply_tuning
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..data import SegmentationDataset, StreamingSegmentationDataset
 from .manifest import Manifest
+from .step_log import StepLog
+from .weights import OwnWeights
 
 
 class EpochCallback(TrainerCallback):
@@ -63,3 +66,39 @@ class BegunCallback(TrainerCallback):
         if not self.manifest.begun:
             self.manifest.begun = True
             self.manifest.save()
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """transformers', which would take an evaluation in which the metric has no value for one that bettered nothing: a
+    class that is not predicted yet, or is in none of the images, must not end a run."""
+
+    def check_metric_value(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metric_value: float
+    ) -> None:
+        if not math.isnan(metric_value):
+            super().check_metric_value(args, state, control, metric_value)
+
+
+class AverageCallback(TrainerCallback):
+    """Takes every step into the running average."""
+
+    def __init__(self, weights: OwnWeights) -> None:
+        self.weights = weights
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        if self.weights.average is not None:
+            self.weights.average.update(state.global_step)
+
+
+class ClockCallback(TrainerCallback):
+    """Starts the clock of images per second, when the first data is waited for."""
+
+    def __init__(self, step_log: StepLog) -> None:
+        self.step_log = step_log
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.step_log.start()

@@ -1,42 +1,71 @@
-"""DinoSegTrainer: transformers' Trainer with a mask-classification loss and streamed evaluation."""
+"""DinoSegTrainer: transformers' Trainer with a mask-classification loss, exact streamed evaluation and checkpoints that
+are plain models.
+
+It reads from top to bottom as a run goes: what it is made of, data, loss, learning rates, evaluation, checkpoints.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, send_to_device
+from safetensors import SafetensorError
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..data import EvalDataset, SegmentationDataset, Skipped, StreamingSegmentationDataset, StreamLoader, collate, collate_eval, expand_batch
+from ..data import (
+    EvalDataset,
+    SegmentationDataset,
+    Skipped,
+    StreamingSegmentationDataset,
+    StreamLoader,
+    collate,
+    collate_eval,
+    expand_batch,
+)
 from ..errors import RunError
+from ..evaluation import BETA, background_matrices, confusion_matrix, per_class_table
+from ..evaluation.panels import PanelWriter
+from ..evaluation.streamed import StreamedMetrics, picture_counts
+from ..evaluation.summary import find_figure
 from ..inference import Background
-from ..inference.batches import predict_pictures
+from ..inference.predict import predict_pictures
 from ..labels import LabelSpace
 from ..losses import Loss
-from ..metrics import BETA, background_matrices, confusion_matrix, per_class_table
-from ..metrics.summary import find_figure
-from .batch_norm import synchronise_batch_norms
-from .callbacks import EpochCallback
-from .evaluation import StreamedMetrics, average_buffers, picture_counts, whole_on_each_process, without_autocast
-from .panel_writer import PanelWriter
-from .rates import RatesTrainer
-from .showing import show_evaluation
+from ._compat import without_autocast
+from .callbacks import AverageCallback, BegunCallback, ClockCallback, EpochCallback
+from .distributed import average_buffers, synchronise_batch_norms, whole_on_each_process
+from .log_images import show_evaluation
+from .manifest import Manifest
+from .optimizer import parameter_groups
+from .output_folder import newest_whole_checkpoint
+from .schedules import one_cycle_schedule, two_stage_schedule
+from .signals import SIGNALS, Preempted, SaveOnSignal
 from .step_log import StepLog
+from .weights import OwnWeights
 
 logger = logging.getLogger(__name__)
 
 STREAM_FILE = "stream_{}.json"  # in a checkpoint, one a process
 MAX_BROKEN_BATCHES = 10  # one after another, until a run stops: now and then one is overcome, in fp16 above all
+# In the RuntimeError with which torch.save tells that a file cannot be written.
+_TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "inline_container", "iostream")
 
 
-class DinoSegTrainer(RatesTrainer):
+class DinoSegTrainer(Trainer):
     """Trains and evaluates a `DinoSegForSemanticSegmentation`.
 
     What differs from `Trainer`:
@@ -59,11 +88,19 @@ class DinoSegTrainer(RatesTrainer):
         boundary_iou: whether evaluation measures outlines too, which costs some time on the CPU; it does in any case if
             the best checkpoint is chosen by them.
         panels: how many pictures each evaluation draws into `output_dir/panels/step-<step>/`.
-        backbone_learning_rate_multiplier, layer_decay, backbone_warmup_steps, one_cycle: see `RatesTrainer`.
+        backbone_learning_rate_multiplier: the backbone's learning rate as a share of the head's.
+        layer_decay: by which it falls from block to block; see `optimizer.parameter_groups`.
+        backbone_warmup_steps: when given, the backbone rests while the head warms up, and then warms up over so many
+            steps; see `schedules.two_stage_schedule`.
+        one_cycle: arguments of `schedules.one_cycle_schedule` in place of the schedule that `args` names.
         ema_decay: of a running average of the weights, evaluated and saved in their stead; None keeps none.
+
+    Raises:
+        RunError: if `args` do not fit, or if weights that differ from those saved (average, LoRA) would be spread over
+            processes.
     """
 
-    # `criterion` divides by counts summed over the accumulated batch, so the Trainer must not divide again.
+    # The loss divides by counts summed over the accumulated batch, so the Trainer must not divide again.
     loss_is_scaled_for_ga = True
 
     def __init__(
@@ -100,14 +137,19 @@ class DinoSegTrainer(RatesTrainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            compute_metrics=self.streamed,  # as batch_eval_metrics calls it
-            ema_decay=ema_decay,
+            compute_metrics=self.streamed,  # type: ignore[arg-type]  # as batch_eval_metrics calls it
             callbacks=[EpochCallback(train_dataset), *(callbacks or [])],
-            backbone_learning_rate_multiplier=backbone_learning_rate_multiplier,
-            layer_decay=layer_decay,
-            backbone_warmup_steps=backbone_warmup_steps,
-            one_cycle=one_cycle,
         )
+        self.own_weights = OwnWeights(model, ema_decay)
+        if self.own_weights.differ and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise RunError(
+                "model.ema_decay and model.tune: lora work on one process or with DDP, not with FSDP or DeepSpeed, "
+                "which spread the weights over processes."
+            )
+        self.backbone_learning_rate_multiplier = backbone_learning_rate_multiplier
+        self.layer_decay = layer_decay
+        self.backbone_warmup_steps = backbone_warmup_steps
+        self.one_cycle = one_cycle
         self.criterion = criterion.to(args.device) if criterion is not None else None
         self.label_space = label_space
         self.inference = inference
@@ -125,6 +167,29 @@ class DinoSegTrainer(RatesTrainer):
         self.skipped: dict[str, str] = {}  # id and fault of samples that this process could not read
         self.step_log = StepLog(args.device, args.gradient_accumulation_steps, args.world_size)
         self._broken_in_a_row = 0  # batches with matching costs that are NaN or infinite
+        self._manifest: Manifest | None = None
+        self._resumed_from: Path | None = None
+        self._signals = SaveOnSignal()
+        for callback in (AverageCallback(self.own_weights), ClockCallback(self.step_log), self._signals):
+            self.add_callback(callback)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.train`; in the end the model has the weights that were evaluated and saved.
+
+        Raises:
+            Preempted: after SIGTERM or Ctrl-C, once a checkpoint is saved.
+        """
+        self._resumed_from = Path(resume_from_checkpoint) if isinstance(resume_from_checkpoint, str) else None
+        with self._signals as signals:
+            result = super().train(resume_from_checkpoint, *args, **kwargs)
+        if signals.stopped_at is not None:
+            raise Preempted(
+                f"ended by {SIGNALS[signals.stopped_by]} after step {signals.stopped_at}; the checkpoint is in "
+                f"{self.args.output_dir}. Go on with --resume.",
+                signals.stopped_by,
+            )
+        self.own_weights.settle()
+        return result
 
     # ------------------------------------------------------------------ data
 
@@ -135,7 +200,7 @@ class DinoSegTrainer(RatesTrainer):
             return super().get_train_dataloader()
         self._stream = StreamLoader(
             self.train_dataset,
-            self._train_batch_size,
+            args.train_batch_size,
             args.max_steps * args.gradient_accumulation_steps,
             args.device,
             num_workers=args.dataloader_num_workers,
@@ -145,26 +210,12 @@ class DinoSegTrainer(RatesTrainer):
             multiprocessing_context=args.dataloader_multiprocessing_context,
             generator=torch.Generator(),
         )
+        if self._resumed_from is not None:
+            path = self._resumed_from / STREAM_FILE.format(args.process_index)
+            if not path.exists():  # more processes than before; the first one's file says how many there were
+                path = self._resumed_from / STREAM_FILE.format(0)
+            self._stream.load_state_dict(json.loads(path.read_text(encoding="utf-8")))
         return self._stream
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        """Random state and, of a stream, where this process is in it."""
-        super()._save_rng_state(output_dir)
-        if self._stream is not None:
-            (Path(output_dir) / self._stream_file).write_text(json.dumps(self._stream.state_dict()), encoding="utf-8")
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        super()._load_rng_state(checkpoint)
-        if self._stream is None or checkpoint is None:
-            return
-        path = Path(checkpoint) / self._stream_file
-        if not path.exists():  # more processes than before; the first one's file says how many there were
-            path = Path(checkpoint) / STREAM_FILE.format(0)
-        self._stream.load_state_dict(json.loads(path.read_text(encoding="utf-8")))
-
-    @property
-    def _stream_file(self) -> str:
-        return STREAM_FILE.format(self.args.process_index)
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         train_collator, self.data_collator = self.data_collator, collate_eval
@@ -173,15 +224,7 @@ class DinoSegTrainer(RatesTrainer):
         finally:
             self.data_collator = train_collator
 
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Move a batch to the device; a compact training batch is expanded there."""
-        self._note_skipped(inputs.pop("skipped", ()))
-        inputs = super()._prepare_inputs(inputs)
-        if isinstance(inputs["pixel_values"], torch.Tensor) and "mask_labels" not in inputs:
-            inputs = expand_batch(inputs, self.image_mean, self.image_std)
-        return inputs
-
-    def _note_skipped(self, skipped: Iterable[Skipped]) -> None:
+    def _note_skipped(self, skipped: Iterable[Sequence[str]]) -> None:
         for name, reason in skipped:
             if self.skipped.setdefault(name, reason) is reason:
                 logger.warning("Skipped: %s", reason)
@@ -195,13 +238,17 @@ class DinoSegTrainer(RatesTrainer):
 
     # ------------------------------------------------------------------ loss
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
-        """What the loss is divided by: the criterion's counts, summed over accumulation steps and processes."""
-        if not batch_samples or self.criterion is None:
-            return None
-        counts = [self.criterion.counts(batch, self.num_queries) for batch in batch_samples]
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor | None]:
+        """As `Trainer.get_batch_samples`. What the loss is divided by are the loss's own counts, summed over
+        accumulation steps and processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches or self.criterion is None:
+            return batches, None
+        counts = [self.criterion.counts(batch, self.num_queries) for batch in batches]
         total = torch.stack(counts).sum(0).to(device)
-        return self.accelerator.reduce(total, reduction="sum") if self.args.world_size > 1 else total
+        return batches, self.accelerator.reduce(total, reduction="sum") if self.args.world_size > 1 else total
 
     def compute_loss(
         self,
@@ -218,6 +265,9 @@ class DinoSegTrainer(RatesTrainer):
         """
         if self.criterion is None:
             raise RunError("This trainer was made without a criterion, so it evaluates only.")
+        self._note_skipped(inputs.get("skipped", ()))
+        if "mask_labels" not in inputs:  # a compact batch, as workers send it
+            inputs = expand_batch(inputs, self.image_mean, self.image_std)
         outputs = model(pixel_values=inputs["pixel_values"])
         targets = self.criterion.targets(inputs)
         terms = self.criterion(outputs, **targets, normalizers=num_items_in_batch, replicas=self.args.world_size)
@@ -241,21 +291,49 @@ class DinoSegTrainer(RatesTrainer):
             "train in bf16 instead of fp16, and go on with --resume."
         )
 
+    # ------------------------------------------------------------------ learning rates
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
+            target: Any = self.model if model is None else model
+            optimizer_cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, target)
+            groups = parameter_groups(
+                target,
+                learning_rate=self.args.learning_rate,
+                weight_decay=self.args.weight_decay,
+                backbone_learning_rate_multiplier=self.backbone_learning_rate_multiplier,
+                layer_decay=self.layer_decay,
+            )
+            self.optimizer_cls_and_kwargs = (optimizer_cls, {**kwargs, "params": groups})
+        return super().create_optimizer(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
+        optimizer = optimizer or self.optimizer
+        while self.is_deepspeed_enabled and (inner := getattr(optimizer, "optimizer", None)) is not None:
+            optimizer = inner  # DeepSpeed's own lacks what schedules ask for; they share their groups
+        if self.args.get_warmup_steps(num_training_steps) >= num_training_steps:
+            self.args.warmup_steps = num_training_steps - 1  # polynomial decay divides by the steps that are left
+        if self.lr_scheduler is None and optimizer is not None:
+            warmup = self.args.get_warmup_steps(num_training_steps)
+            schedule: Any = None
+            if self.one_cycle is not None:
+                schedule = one_cycle_schedule(optimizer, warmup, num_training_steps, **self.one_cycle)
+            elif self.backbone_warmup_steps is not None:
+                rest = self.backbone_warmup_steps
+                schedule = two_stage_schedule(optimizer, warmup, rest, num_training_steps)
+            self.lr_scheduler = schedule
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As `Trainer.log`, with what `StepLog` says and each part's learning rate."""
+        """As `Trainer.log`, with what `StepLog` says and each part's learning rate; `learning_rate` is the head's."""
         if "loss" in logs:
             logs.update(self.step_log.entries())
-            logs.update({f"learning_rate_{part}": rate for part, rate in self.part_rates.items() if part != "head"})
+            if self.optimizer is not None and not self.is_deepspeed_enabled:
+                rates = {group.get("name", ""): float(group["lr"]) for group in self.optimizer.param_groups}
+                rates = {name.removesuffix("_no_decay"): rate for name, rate in rates.items() if name}
+                logs["learning_rate"] = rates.pop("head", logs["learning_rate"])
+                logs.update({f"learning_rate_{part}": rate for part, rate in rates.items()})
         super().log(logs, start_time)
-
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
-        self.step_log.start()
-        return super()._run_epoch(*args, **kwargs)
-
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        """As the Trainer's; the time it takes is left out of the images per second."""
-        with self.step_log.paused():
-            super()._maybe_log_save_evaluate(*args, **kwargs)
 
     # ------------------------------------------------------------------ evaluation
 
@@ -280,7 +358,7 @@ class DinoSegTrainer(RatesTrainer):
         if self.args.world_size > 1:
             average_buffers(self.own_weights.model)
         shown, whole = self.own_weights.shown(), whole_on_each_process(self.own_weights.model, self.deepspeed)
-        with self.filling(folder), shown, whole:
+        with self.step_log.paused(), self.filling(folder), shown, whole:
             metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if self.streamed.matrix is not None and self.is_world_process_zero():
             logger.info(
@@ -305,9 +383,10 @@ class DinoSegTrainer(RatesTrainer):
         Returns:
             (None, (matrices, (B, n) int64 `picture_counts`), (B,) indices), of single images. The matrices are (B, C,
             C + 1) int64 confusion matrices; if the truth knows id 0 from other void, (B, 2, C + 1, C + 1): see
-            `metrics.background_matrices`.
+            `evaluation.background_matrices`.
         """
-        inputs = self._prepare_inputs(inputs)
+        self._note_skipped(inputs.get("skipped", ()))
+        inputs = send_to_device(inputs, self.args.device)
         matrices, extras = [], []
         classes, void = self.label_space.num_labels, self.label_space.ignore_index
         zeros = inputs.get("zero", [None] * len(inputs["labels"]))
@@ -336,6 +415,97 @@ class DinoSegTrainer(RatesTrainer):
                 if self._panel_writer is not None:
                     self._panel_writer.write(index, pixel_values, truth, prediction)
         return None, (torch.stack(matrices), torch.stack(extras)), inputs["index"]
+
+    def predict_one(self, dataset: EvalDataset, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(H, W) train ids of one image of a dataset, as a picture shows them, and of its truth; both on the host."""
+        item = dataset[index]
+        truth, void = item["labels"], self.label_space.ignore_index
+        model: Any = self.model
+        model.eval()
+        with torch.no_grad(), without_autocast(model):
+            pixel_values = item["pixel_values"].to(self.args.device)
+            [(best, scores)] = predict_pictures(model, [pixel_values], [tuple(truth.shape[-2:])], **self.inference)
+        answer = self.background.apply(best, scores, void).cpu()
+        return self.background.drawn(answer, truth, void), truth
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def keep(self, manifest: Manifest | None) -> None:
+        """List in a manifest what is written; on the first process alone, the others give None."""
+        self._manifest = manifest
+        if manifest is not None:
+            self.add_callback(BegunCallback(manifest))
+
+    @contextmanager
+    def filling(self, folder: Path) -> Iterator[None]:
+        """A folder that all processes write files into. Nothing is written before the manifest names it, and it is
+        listed when all have done their part."""
+        manifest = self._manifest
+        inside = manifest is not None and folder.is_relative_to(manifest.folder)
+        if manifest is not None and inside:
+            manifest.begin(folder.relative_to(manifest.folder).as_posix())
+        self.accelerator.wait_for_everyone()
+        yield
+        self.accelerator.wait_for_everyone()
+        if manifest is not None and inside:
+            manifest.finish(folder.relative_to(manifest.folder).as_posix())
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As `Trainer.save_model`, of the weights that are evaluated. Where FSDP saves checkpoints in shards, the
+        model at the end is whole all the same."""
+        folder = Path(str(output_dir or self.args.output_dir))
+        if self.own_weights.differ:
+            with self.own_weights.shown() as shown:
+                if self.args.should_save:
+                    self._save(str(folder), shown)
+            if self.args.should_save:
+                self.own_weights.save(folder)
+        elif self.is_fsdp_enabled and not _internal_call:
+            whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            state = get_model_state_dict(self.own_weights.model, options=whole)
+            self._save(str(folder), state)
+        else:
+            super().save_model(output_dir, _internal_call)
+        # Pickled, and everything in it stands in recipe.yaml: nothing pickled goes into a checkpoint folder.
+        if self.args.should_save:
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As `Trainer._save_checkpoint`. One that cannot be written is taken away, so that what is left is whole.
+
+        Raises:
+            RunError: naming the folder and the newest checkpoint before.
+        """
+        if self.args.world_size > 1:  # or a resumed run would have the first process's everywhere
+            average_buffers(self.own_weights.model)
+        folder = Path(str(self.args.output_dir))
+        torn = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        try:
+            with self.step_log.paused(), self.filling(torn):
+                if self._stream is not None:
+                    torn.mkdir(parents=True, exist_ok=True)
+                    place = json.dumps(self._stream.state_dict())
+                    (torn / STREAM_FILE.format(self.args.process_index)).write_text(place, encoding="utf-8")
+                super()._save_checkpoint(model, trial)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not any(word in str(error) for word in _TORCH_CANNOT_WRITE):
+                raise
+            shutil.rmtree(torn, ignore_errors=True)
+            left = newest_whole_checkpoint(folder)
+            raise RunError(
+                f"{torn} could not be written ({str(error).splitlines()[0]}). Make room there, or permit writing, and "
+                + (f"go on with --resume from {left.name}." if left else "start again: no checkpoint was saved before.")
+            ) from error
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.own_weights.differ:
+            self.own_weights.load(Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        self.own_weights.settle()  # what was saved is the plain model
+        super()._load_best_model()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The card is written by `hub.card` when training ends; the Trainer's would replace it on each push."""

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from ..errors import RunError
 from ..models import DinoSegForSemanticSegmentation
-from .lora import add_lora
+from .weights import add_lora
 
 Tune = Literal["head", "last_k", "llrd", "lora", "full"]
 

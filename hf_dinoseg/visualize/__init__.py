@@ -1,6 +1,6 @@
 """Pictures of label maps: colours, overlays, panels, the report. Everything here takes and draws original ids."""
 
-from .confusion import save_confusion
+from .confusion_matrix import CONFUSION_FILE, save_confusion
 from .overlay import color_picture, overlay
 from .palette import VOID_COLOR, Palette, class_colors, colorize, palette_image, with_palette
 from .panels import image_of_panel, legend, panel, save_panel
@@ -8,6 +8,7 @@ from .report import ReportPicture, render_report
 from .training_curves import CURVES_FILE, save_curves
 
 __all__ = [
+    "CONFUSION_FILE",
     "CURVES_FILE",
     "VOID_COLOR",
     "Palette",

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ..labels import Color, LabelSpace
-from .color_vision import DEFICIENCIES, oklab, seen_with, to_linear
+from .color_blindness import DEFICIENCIES, oklab, seen_with, to_linear
 
 Palette = Literal["dataset", "colorblind"]
 

@@ -37,7 +37,7 @@ def recipe(tmp_path: Path) -> Path:
 @pytest.fixture
 def build(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A build module that notes how it is called."""
-    module = ModuleType("hf_dinoseg.build")
+    module = ModuleType("hf_dinoseg.run")
     module.calls = []  # type: ignore[attr-defined]
     metrics = {"mean_iou": 0.5, "mean_dice": float("nan"), "per_category_iou": {"0 a": 1.0, "1 b": float("nan")}}
 
@@ -52,7 +52,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         return metrics
 
     module.train, module.evaluate = train, evaluate  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "hf_dinoseg.build", module)
+    monkeypatch.setitem(sys.modules, "hf_dinoseg.run", module)
     monkeypatch.setattr(hf_dinoseg, "build", module, raising=False)
     return module
 
@@ -158,7 +158,7 @@ class PackageCode:
     """Code that runs as a module of the package."""
 
     def __init__(self) -> None:
-        self.names: dict[str, Any] = {"__name__": "hf_dinoseg.inference.sliding_window"}
+        self.names: dict[str, Any] = {"__name__": "hf_dinoseg.inference.predict"}
         exec("def fail():\n    raise ValueError('the stride is too wide')", self.names)
 
     def fail(self) -> None:

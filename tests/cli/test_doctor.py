@@ -13,9 +13,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from hf_dinoseg import load_recipe
-from hf_dinoseg.build import train
 from hf_dinoseg.cli import app
 from hf_dinoseg.doctor import DoctorError
+from hf_dinoseg.run import train
 
 
 def run(*arguments: str | Path) -> Any:
@@ -118,7 +118,7 @@ def test_force_on_the_command_line(make: Any, monkeypatch: pytest.MonkeyPatch) -
         given.append(force)
         return {}
 
-    monkeypatch.setattr("hf_dinoseg.build.train", noting)
+    monkeypatch.setattr("hf_dinoseg.run.train", noting)
     assert run("train", recipe, "--force").exit_code == 0 and run("train", recipe).exit_code == 0
     assert given == [True, False]
 

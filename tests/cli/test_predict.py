@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 import hf_dinoseg.inference
 from hf_dinoseg.cli import app
-from hf_dinoseg.cli._pictures import find_pictures, name_results
+from hf_dinoseg.cli._images import find_pictures, name_results
 from hf_dinoseg.inference.download import download
 from hf_dinoseg.inference.segmenter import Segmenter, read_picture
 from hf_dinoseg.labels import LabelSpace
@@ -220,9 +220,9 @@ def test_output_that_is_a_file_is_wrong_usage(home: Path) -> None:
 
 def test_a_large_picture_is_done_by_strips_as_ids_only(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = []
-    monkeypatch.setattr("hf_dinoseg.inference.large.LARGE_PIXELS", 100)
+    monkeypatch.setattr("hf_dinoseg.inference.large_images.LARGE_PIXELS", 100)
     monkeypatch.setattr(
-        "hf_dinoseg.inference.large.segment_large",
+        "hf_dinoseg.inference.large_images.segment_large",
         lambda segmenter, source, target, transparent: (done.append((str(source), str(target))), target.write_text("")),
     )
     Path("o").mkdir()
@@ -318,7 +318,7 @@ def test_a_file_that_was_not_written_to_its_end_has_not_its_name(
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr("hf_dinoseg.inference.formats.os.replace", die)
+        patch.setattr("hf_dinoseg.inference.write.os.replace", die)
         result = run("a.jpg", "-o", "o", "-f", form)
     assert result.exit_code == 1 and "no space left" in result.stderr and written() == []
     [(name, full, there)] = seen

@@ -13,7 +13,15 @@ from datasets import Dataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from hf_dinoseg.data import EvalDataset, RareClassCrops, SegmentationDataset, TrainTransform, collate, load_synthetic_retina, prepare_targets
+from hf_dinoseg.data import (
+    EvalDataset,
+    RareClassCrops,
+    SegmentationDataset,
+    TrainTransform,
+    collate,
+    load_synthetic_retina,
+    prepare_targets,
+)
 from hf_dinoseg.data.label_maps import encode_label_map, read_label_map
 from hf_dinoseg.data.sources import FEATURES
 from hf_dinoseg.errors import DataError

@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 from datasets import Dataset, load_dataset
 
-from hf_dinoseg.data import SegmentationDataset, StreamingSegmentationDataset, StreamLoader, TrainTransform, as_stream, load_synthetic_retina, open_stream, prepare_targets
+from hf_dinoseg.data import (
+    SegmentationDataset,
+    StreamingSegmentationDataset,
+    StreamLoader,
+    TrainTransform,
+    as_stream,
+    load_synthetic_retina,
+    open_stream,
+    prepare_targets,
+)
 from hf_dinoseg.errors import DataError
 from hf_dinoseg.labels import LabelSpace
 

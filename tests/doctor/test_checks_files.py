@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_dinoseg.doctor import examine, files, quick_checks
+from hf_dinoseg.doctor import examine, quick_checks
+from hf_dinoseg.doctor import file_facts as files
 
 
 def finding(report, code):

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from hf_dinoseg import LabelSpace, load_recipe
+from hf_dinoseg.builders import build_source
 from hf_dinoseg.data import draw_fundus, load_folder, load_synthetic_retina
 from hf_dinoseg.doctor import examine, quick_checks
-from hf_dinoseg.objects import build_source
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from hf_dinoseg import LabelSpace
 from hf_dinoseg.doctor import contact_sheet, examine
-from hf_dinoseg.doctor.histogram import UNKNOWN_COLOR, draw_histogram
+from hf_dinoseg.doctor.label_histogram import UNKNOWN_COLOR, draw_histogram
 
 WHITE = np.full((40, 60, 3), 255, np.uint8)
 COLORS = {1: (255, 0, 0), 2: (0, 0, 255)}

@@ -10,7 +10,7 @@ from torch import nn
 
 from hf_dinoseg import DinoSegImageProcessor, LabelSpace
 from hf_dinoseg.doctor import examine_checkpoint
-from hf_dinoseg.doctor.probe import probe
+from hf_dinoseg.doctor.predictions import probe
 from hf_dinoseg.inference import Segmenter
 from hf_dinoseg.models import DinoSegOutput
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from hf_dinoseg.cli import app
-from hf_dinoseg.hub import demo_app
-from hf_dinoseg.hub.demo_app import Demo, build_app, example_pictures, has_background, launch_options, view_data
+from hf_dinoseg.hub import demo as demo_app
+from hf_dinoseg.hub.demo import Demo, build_app, example_pictures, has_background, launch_options, view_data
 from hf_dinoseg.inference import Segmenter
 from hf_dinoseg.labels import LabelSpace
 from hf_dinoseg.models import DinoSegImageProcessor

@@ -16,7 +16,15 @@ from typer.testing import CliRunner
 
 from hf_dinoseg.cli import app
 from hf_dinoseg.hub import export as exporting
-from hf_dinoseg.hub.export import METADATA_KEY, ExportError, export_program, plan_export, quantize_onnx, write_onnx, write_torch
+from hf_dinoseg.hub.export import (
+    METADATA_KEY,
+    ExportError,
+    export_program,
+    plan_export,
+    quantize_onnx,
+    write_onnx,
+    write_torch,
+)
 from hf_dinoseg.hub.export_check import Agreement, check_export, open_onnx, open_torch, refuse_disagreement
 from hf_dinoseg.inference import Segmenter
 from hf_dinoseg.labels import LabelSpace

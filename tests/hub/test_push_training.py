@@ -15,9 +15,9 @@ from transformers import TrainerControl, TrainerState
 from typer.testing import CliRunner, Result
 
 from hf_dinoseg import load_recipe
+from hf_dinoseg.builders import build_pushes
 from hf_dinoseg.cli import app
 from hf_dinoseg.hub.push_callback import PushCallback
-from hf_dinoseg.objects import build_pushes
 from hf_dinoseg.training.manifest import Manifest
 
 RESUMING = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}

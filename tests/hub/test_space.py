@@ -23,7 +23,7 @@ def test_its_files_start_without_the_installed_package(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     code = (
-        "import hf_dinoseg.hub.demo_app as d, pathlib; d.serve = lambda *a, **k: print(a, k, d.__file__);"
+        "import hf_dinoseg.hub.demo as d, pathlib; d.serve = lambda *a, **k: print(a, k, d.__file__);"
         "from hf_dinoseg import load_recipe; exec(pathlib.Path('app.py').read_text())"
     )
     done = subprocess.run(

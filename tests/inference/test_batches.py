@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hf_dinoseg.inference import predict_best
-from hf_dinoseg.inference.batches import pixels_at_once, predict_pictures
+from hf_dinoseg.inference.predict import pixels_at_once, predict_pictures
 
 
 class Bright(nn.Module):

@@ -10,7 +10,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerHung
 
 from hf_dinoseg.losses import matcher as module
 from hf_dinoseg.losses.matcher import Matcher, mask_costs, solve
-from hf_dinoseg.losses.point_sampling import corner_codes
+from hf_dinoseg.losses.points import corner_codes
 
 
 def match(batch, uniform=torch.rand, points=112):

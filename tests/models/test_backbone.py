@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from hf_dinoseg.models import BackboneError, DinoSegConfig, DinoSegForSemanticSegmentation
-from hf_dinoseg.models.adapter import resize_covered
+from hf_dinoseg.models.adapter_vit import resize_covered
 
 DINOV2: dict[str, Any] = {
     "model_type": "dinov2",

@@ -8,7 +8,7 @@ from head_tester import relative_error
 from reference_weights import SETTINGS, TINY_BACKBONE, expected_outputs, head_checkpoint
 from torch import Tensor
 
-from hf_dinoseg.hub.convert import convert_meta_m2f_state_dict
+from hf_dinoseg.hub.convert_names import convert_meta_m2f_state_dict
 from hf_dinoseg.models import DinoSegForSemanticSegmentation, DinoSegOutput, semantic_label_map, semantic_scores
 
 

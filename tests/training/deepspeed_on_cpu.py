@@ -8,7 +8,7 @@ from accelerate.utils import DistributedType
 from transformers import training_args
 
 from hf_dinoseg import load_recipe
-from hf_dinoseg.build import train
+from hf_dinoseg.run import train
 
 training_args.is_torch_bf16_gpu_available = lambda: True  # CPUs have it too
 PartialState._prepare_backend = lambda *args, **kwargs: ("gloo", DistributedType.MULTI_CPU)

@@ -7,7 +7,7 @@ from accelerate import state
 from accelerate.utils import DistributedType
 
 from hf_dinoseg import load_recipe
-from hf_dinoseg.build import train
+from hf_dinoseg.run import train
 
 _init = state.AcceleratorState.__init__
 

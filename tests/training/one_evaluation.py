@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_dinoseg import build, load_recipe
+from hf_dinoseg import load_recipe
+from hf_dinoseg import run as build
 
 
 class Trainer(build.DinoSegTrainer):

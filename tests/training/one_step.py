@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hf_dinoseg import build, load_recipe
+from hf_dinoseg import load_recipe
+from hf_dinoseg import run as build
 
 
 def same_points_in_every_row(rows: int, *shape: int, device: object = None) -> torch.Tensor:

@@ -10,11 +10,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from hf_dinoseg import load_recipe, objects
-from hf_dinoseg.build import evaluate, train
+from hf_dinoseg import builders as objects
+from hf_dinoseg import load_recipe
 from hf_dinoseg.cli import app
 from hf_dinoseg.errors import RunError
 from hf_dinoseg.recipe import Recipe
+from hf_dinoseg.run import evaluate, train
 
 Write = Callable[[Path], Path]
 
@@ -49,7 +50,7 @@ def no_word_of_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def on_its_own(recipe: Recipe, entries: list[str]) -> Recipe:
     """The recipe with entries of `training`, and without `use_cpu`."""
-    from hf_dinoseg.recipe.yaml_rules import apply_overrides
+    from hf_dinoseg.recipe.yaml_format import apply_overrides
 
     data = recipe.to_dict()
     del data["training"]["use_cpu"]

@@ -14,9 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from hf_dinoseg import DinoSegForSemanticSegmentation, Segmenter, load_recipe
-from hf_dinoseg.build import evaluate, train
+from hf_dinoseg.builders import build_model, build_processor
 from hf_dinoseg.errors import RecipeError, RunError
-from hf_dinoseg.objects import build_model, build_processor
+from hf_dinoseg.run import evaluate, train
 from hf_dinoseg.training import apply_tuning
 
 WriteRecipe = Callable[[Path], Path]

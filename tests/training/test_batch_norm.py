@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from hf_dinoseg.training.batch_norm import synchronise_batch_norms
+from hf_dinoseg.training.distributed import synchronise_batch_norms
 
 ELSEWHERE = torch.device("meta")  # stands for an accelerator: nothing is computed
 

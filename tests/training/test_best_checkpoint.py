@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from hf_dinoseg import load_recipe
-from hf_dinoseg.build import train
 from hf_dinoseg.cli import app
-from hf_dinoseg.training import evaluation
+from hf_dinoseg.evaluation import streamed as evaluation
+from hf_dinoseg.run import train
 
 Write = Callable[[Path], Path]
 EVERY_STEP = [

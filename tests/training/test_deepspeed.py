@@ -15,7 +15,7 @@ from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from safetensors.torch import load_file
 
 from hf_dinoseg.errors import RunError
-from hf_dinoseg.training.processes import check_can_measure, check_processes
+from hf_dinoseg.training.distributed import check_can_measure, check_processes
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = ROOT / "recipes" / "accelerate"

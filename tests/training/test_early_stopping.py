@@ -4,7 +4,7 @@ import json
 import shutil
 
 from hf_dinoseg import load_recipe
-from hf_dinoseg.build import train
+from hf_dinoseg.run import train
 
 # so high a threshold that no evaluation but the first is better than the best before it
 STOP = ["training.early_stopping_patience=2", "training.early_stopping_threshold=2", "training.save_total_limit=null"]

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from hf_dinoseg import load_recipe
-from hf_dinoseg.build import evaluate
+from hf_dinoseg.run import evaluate
 
 ROOT = Path(__file__).parents[2]
 FSDP = {

@@ -15,13 +15,13 @@ import yaml
 from PIL import Image
 
 from hf_dinoseg import load_recipe
-from hf_dinoseg.build import evaluate, train
-from hf_dinoseg.dry_run import dry_run
 from hf_dinoseg.errors import RunError
 from hf_dinoseg.hub.push import shared_files
+from hf_dinoseg.run import evaluate, train
+from hf_dinoseg.testing.dry_run import dry_run
 from hf_dinoseg.training import DinoSegTrainer
 from hf_dinoseg.training.manifest import MANIFEST_FILE, Manifest
-from hf_dinoseg.training.run_folder import claim, inspect
+from hf_dinoseg.training.output_folder import claim, inspect
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,7 +89,7 @@ CASES = {
 def test_an_output_folder_with_data_in_it_is_refused_from_the_recipe_alone(project, case, monkeypatch):
     recipe = load_recipe("recipe.yaml", [text.format(folder=project) for text in CASES[case]])
     before = _bytes(project)
-    monkeypatch.setattr("hf_dinoseg.build.build_source", lambda recipe: pytest.fail("data was loaded"))
+    monkeypatch.setattr("hf_dinoseg.run.build_source", lambda recipe: pytest.fail("data was loaded"))
     ways = [{}, {"overwrite": True}, {"resume": True}]
     for start in [*(lambda way=way: train(recipe, **way) for way in ways), lambda: dry_run(recipe)]:
         with pytest.raises(RunError, match=r"training\.output_dir.*data\."):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-import hf_dinoseg.build
+import hf_dinoseg.run
 from hf_dinoseg import LabelSpace, Segmenter, load_recipe
-from hf_dinoseg.build import evaluate, train
+from hf_dinoseg.builders import build_data
 from hf_dinoseg.images import read_image, read_mask
-from hf_dinoseg.objects import build_data
+from hf_dinoseg.run import evaluate, train
 from hf_dinoseg.training import DinoSegTrainer
 
 
@@ -35,7 +35,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
             matrices.append(self.streamed.matrix)
             return metrics
 
-    monkeypatch.setattr(hf_dinoseg.build, "DinoSegTrainer", Noting)
+    monkeypatch.setattr(hf_dinoseg.run, "DinoSegTrainer", Noting)
     return matrices
 
 

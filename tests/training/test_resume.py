@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from hf_dinoseg import load_recipe
-from hf_dinoseg.build import train
 from hf_dinoseg.errors import RunError
+from hf_dinoseg.run import train
 from hf_dinoseg.training import DinoSegTrainer
 
 ROOT = Path(__file__).parents[2]

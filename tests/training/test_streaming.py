@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from hf_dinoseg import load_recipe
-from hf_dinoseg.build import train
+from hf_dinoseg.builders import build_source
 from hf_dinoseg.errors import RecipeError
-from hf_dinoseg.objects import build_source
+from hf_dinoseg.run import train
 
 ROOT = Path(__file__).parents[2]
 STREAM = ["data.streaming=true", "data.shuffle_buffer=4", "training.max_steps=8", "training.save_total_limit=null"]

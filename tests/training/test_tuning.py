@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hf_dinoseg import DinoSegForSemanticSegmentation, load_recipe
+from hf_dinoseg.builders import build_model
 from hf_dinoseg.errors import RunError
-from hf_dinoseg.objects import build_model
 from hf_dinoseg.training import apply_tuning, parameter_groups
 from hf_dinoseg.training.tuning import backbone_blocks, block_depths
 

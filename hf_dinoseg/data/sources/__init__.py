@@ -10,11 +10,11 @@ from typing import Any
 
 from datasets import DatasetDict
 
+from .columns import FEATURES
 from .folder import load_folder
 from .mixture import mix
-from .retina import load_synthetic_retina
-from .rows import FEATURES
-from .stored import StoredSplits, load_stored
+from .saved_dataset import StoredSplits, load_stored
+from .synthetic_retina import load_synthetic_retina
 from .table import load_table
 
 __all__ = [

@@ -10,8 +10,8 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict
 
 from ...errors import DataError
-from .files import STEM, files_by_stem, picture_endings
-from .rows import absolute_root, file_rows, hold_out, some
+from .columns import absolute_root, file_rows, hold_out, some
+from .file_names import STEM, files_by_stem, picture_endings
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from datasets import Dataset, DatasetDict
 
 from ...errors import DataError
-from .rows import absolute_root, file_rows, hold_out, place_inside, some
+from .columns import absolute_root, file_rows, hold_out, place_inside, some
 
 _SPLIT = "{split}"
 _DELIMITERS = {".csv": ",;\t", ".tsv": "\t", ".txt": "\t,;"}

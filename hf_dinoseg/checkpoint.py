@@ -1,0 +1,125 @@
+"""A checkpoint, a folder or a repository on the Hub: what its files are called, and how it is loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from safetensors import SafetensorError
+
+from .errors import DinoSegError, ModelError
+from .labels import LabelSpace
+
+if TYPE_CHECKING:
+    from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor
+
+RECIPE_FILE = "recipe.yaml"
+METRICS_FILE = "metrics.json"
+CARD_FILE = "README.md"
+
+_WHERE = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+
+
+class NoCheckpointError(ModelError):
+    """A name that leads to no checkpoint."""
+
+    exit_code = 2
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+        model: in evaluation mode, on the CPU unless asked for otherwise.
+        processor: what makes `pixel_values` of images.
+        label_space: what the ids of its classes mean.
+    """
+
+    model: DinoSegForSemanticSegmentation
+    processor: DinoSegImageProcessor
+    label_space: LabelSpace
+
+
+def load_checkpoint(name: str | os.PathLike[str], **options: Any) -> Checkpoint:
+    """Load a checkpoint.
+
+    Args:
+        name: folder or Hub id.
+        options: of the model's `from_pretrained` (`dtype`, `attn_implementation`, …); those that say where the files
+            are (`revision`, `token`, `cache_dir`, …) are the processor's too.
+
+    Raises:
+        ModelError: if there is no such checkpoint, or it is broken or of another model; the message says which.
+    """
+    from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor  # takes seconds
+
+    where = {key: options[key] for key in _WHERE if key in options}
+    with _told(str(name)):
+        model = DinoSegForSemanticSegmentation.from_pretrained(name, **options)
+        processor = DinoSegImageProcessor.from_pretrained(name, **where)
+        if model.config.label_space is None:
+            raise ModelError(
+                f"{name}: its config.json has no `label_space`, so predictions cannot be given in original ids. Store "
+                "LabelSpace.to_dict() there, or build Segmenter(model, processor, label_space) yourself."
+            )
+        return Checkpoint(model, processor, LabelSpace.from_dict(model.config.label_space))
+
+
+def checkpoint_recipe(name: str | os.PathLike[str]) -> Path:
+    """The recipe file of a checkpoint.
+
+    Raises:
+        ModelError: if it has none.
+    """
+    own = Path(name) / RECIPE_FILE
+    if Path(name).is_dir():
+        if not own.is_file():
+            raise NoCheckpointError(f"{name} holds no {RECIPE_FILE}; name a recipe after the checkpoint.")
+        return own
+    from transformers.utils import cached_file  # from the Hub, or its cache
+
+    with _told(str(name)):
+        return Path(str(cached_file(str(name), RECIPE_FILE)))
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Whatever keeps a checkpoint from being loaded becomes one message."""
+    check_place(name)
+    try:
+        yield
+    except DinoSegError:
+        raise
+    except SafetensorError as error:
+        raise ModelError(f"{name}: its weights are broken ({error}); copy or download them anew.") from error
+    except OSError as error:
+        if Path(name).is_dir():
+            raise ModelError(f"{name}: {error}") from error
+        raise ModelError(f"{name}: there is no such folder here, and the Hub says: {error}") from error
+    except ValueError as error:  # the model's and the configuration's own words
+        raise ModelError(f"{name}: {error}") from error
+
+
+def check_place(name: str) -> None:
+    """Tell at once what a path lacks that is meant as a checkpoint folder; what may be a Hub id passes.
+
+    A name of two parts is a Hub id, unless a folder of the first part's name is here: then it is a misspelt path.
+
+    Raises:
+        NoCheckpointError: naming what is there instead.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            inside = sorted(p.parent.name for p in folder.glob("*/config.json"))
+            hint = f" These folders in it do: {', '.join(inside[:5])}." if inside else ""
+            raise NoCheckpointError(f"{name} holds no config.json, so it is no checkpoint.{hint}")
+    elif folder.exists():
+        raise NoCheckpointError(f"{name} is a file; name the checkpoint's folder.")
+    elif name.count("/") != 1 or name.startswith((".", "/", "~")) or folder.parent.is_dir():
+        beside = sorted(p.parent.name for p in folder.parent.glob("*/config.json")) if folder.parent.is_dir() else []
+        hint = f" {folder.parent} holds the checkpoints {', '.join(beside[:5])}." if beside else ""
+        raise NoCheckpointError(f"there is no folder {name}.{hint}")

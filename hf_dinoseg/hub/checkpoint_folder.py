@@ -1,0 +1,61 @@
+"""What lies beside the weights in a checkpoint folder and tells people what they are: metrics, card, pictures."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoint import CARD_FILE, METRICS_FILE
+from ..evaluation import without_nan
+from ..visualize import CURVES_FILE
+from .card import model_card
+
+
+def describe(
+    folder: Path, label_space: Mapping[str, Any], recipe: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> None:
+    """Write the metrics, and a card that shows the first picture of the last evaluation, and the training's curves.
+
+    Args:
+        folder: the checkpoint folder.
+        label_space: `LabelSpace.to_dict()`.
+        recipe: `Recipe.to_dict()`.
+        metrics: what was measured; empty if nothing was.
+    """
+    write_json(folder / METRICS_FILE, metrics)
+    (folder / CARD_FILE).write_text(card_of(folder, label_space, recipe, metrics), encoding="utf-8")
+
+
+def card_of(folder: Path, label_space: Mapping[str, Any], recipe: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    """The card that `describe` writes, with the pictures that lie in the folder."""
+    pictures = last_panels(folder)
+    panel = pictures[0].relative_to(folder).as_posix() if pictures else None
+    curves = CURVES_FILE if (folder / CURVES_FILE).is_file() else None
+    return model_card(label_space, metrics, recipe, panel=panel, curves=curves)
+
+
+def last_panels(folder: Path) -> list[Path]:
+    """The pictures of the last evaluation: of the finished model, else of the latest step."""
+    panels = folder / "panels"
+    for where in (panels / "final", *sorted(panels.glob("step-*"), reverse=True), panels):
+        if pictures := sorted(where.glob("*.png")):
+            return pictures
+    return []
+
+
+def hardware(device: torch.device, processes: int) -> str:
+    """What a run ran on, in words: `8 × NVIDIA H100 80GB HBM3`, or threads of a CPU."""
+    name = getattr(torch.get_device_module(device), "get_device_name", None)
+    threads = f"{torch.get_num_threads()} CPU thread{'s' if torch.get_num_threads() > 1 else ''}"
+    single = name(device) if name else f"{threads} ({platform.machine()})"
+    return f"{processes} × {single}" if processes > 1 else single
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """JSON with null for NaN, which JSON does not have."""
+    path.write_text(json.dumps(without_nan(data), indent=2) + "\n", encoding="utf-8")

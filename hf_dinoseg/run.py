@@ -1,0 +1,280 @@
+"""Through a run: training by a recipe, and measuring a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from datasets import DatasetDict
+from transformers import set_seed
+
+from . import models
+from .builders import (
+    build_callbacks,
+    build_criterion,
+    build_eval_dataset,
+    build_evaluation_arguments,
+    build_model,
+    build_processor,
+    build_pushes,
+    build_rates,
+    build_source,
+    build_stream,
+    build_train_dataset,
+    build_trainer,
+    build_training_arguments,
+    check_sizes,
+    evenly,
+    input_folders,
+    input_places,
+    is_stored_stream,
+    prepare_splits,
+)
+from .checkpoint import CARD_FILE, METRICS_FILE, RECIPE_FILE, checkpoint_recipe, load_checkpoint
+from .data import EvalDataset
+from .doctor import BAD_SAMPLE_CODES, check_backbone_processor, quick_checks
+from .errors import RunError
+from .evaluation.results import RESULT_FILES, versions, write_results
+from .hub.checkpoint_folder import describe, hardware, write_json
+from .recipe import Recipe, load_recipe
+from .training import DinoSegTrainer
+from .training.distributed import built_whole, check_can_measure, check_processes, whole_on_each_process
+from .training.log_images import check_loggers
+from .training.output_folder import check_apart, claim, inspect
+from .visualize import CONFUSION_FILE, CURVES_FILE
+
+logger = logging.getLogger(__name__)
+
+SKIPPED_FILE = "skipped.json"
+# What a run writes into its folder beside checkpoints and panels: at any time (logs, what waits for a push), and in the
+# end.
+_DURING = (RECIPE_FILE, CONFUSION_FILE, CURVES_FILE, "runs", "emissions.csv", ".push-*")
+_FINAL = (
+    *("config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json"),
+    *sorted(path.name for path in Path(models.__file__).parent.glob("*.py")),
+    *(METRICS_FILE, CARD_FILE, SKIPPED_FILE, *RESULT_FILES),
+)
+# what a resumed run may have otherwise than it began with
+_MAY_CHANGE = {("data", key) for key in ("root", "file", "num_proc", "max_pixels", "on_bad_sample")}
+
+
+def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, force: bool = False) -> dict[str, Any]:
+    """Train, evaluate, and leave a checkpoint folder in `training.output_dir`.
+
+    Args:
+        resume: go on from the newest whole checkpoint in the output folder.
+        overwrite: replace the run in the output folder. It is deleted only once data and model have been loaded.
+        force: train although `doctor.quick_checks` finds an error in the data; what cannot be read still stops it.
+
+    Returns:
+        What `metrics.json` holds.
+
+    Raises:
+        RunError, DoctorError, LabelError, DataError, BackboneError: with what to do about it; nothing is deleted in
+            these cases.
+    """
+    started = time.time()
+    folder = Path(recipe.training["output_dir"])
+    check_recipe(recipe)
+    args = build_training_arguments(recipe)
+    check_processes(args)
+    check_loggers(args.report_to or ())
+    inspect(folder, resume=resume, overwrite=overwrite)
+    if resume:
+        _check_same_run(recipe, folder)
+    set_seed(args.seed)
+    with args.main_process_first(desc="reading masks"):
+        source = build_source(recipe)
+        check_apart(folder, input_folders(source))
+        if args.process_index == 0:
+            _check_data(source, recipe, force)
+        streaming = recipe.data.streaming
+        data, skipped = prepare_splits(recipe, DatasetDict(validation=source["validation"]) if streaming else source)
+    left_out = len(skipped["validation"])
+    with built_whole(args):
+        model, processor = build_model(recipe), build_processor(recipe)
+    pushes = build_pushes(recipe) if args.process_index == 0 else None
+    trainer = build_trainer(
+        recipe,
+        model,
+        processor,
+        args,
+        build_eval_dataset(recipe, evenly(data["validation"], recipe.evaluation.max_samples), processor, left_out),
+        train_dataset=build_stream(recipe, source, args) if streaming else build_train_dataset(recipe, data["train"]),
+        criterion=build_criterion(recipe, data.get("train")),
+        ema_decay=recipe.model.ema_decay,
+        callbacks=build_callbacks(recipe),
+        **build_rates(recipe),
+    )
+    manifest = None
+    if args.process_index == 0:
+        manifest = claim(folder, resume=resume, overwrite=overwrite)
+        manifest.begin(*_DURING)
+        (folder / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
+    if args.world_size > 1:
+        torch.distributed.barrier()
+    checkpoint = inspect(folder, resume=True, overwrite=False) if resume else None
+    trainer.keep(manifest)
+    if pushes:
+        pushes.describe = lambda stage: _describe_step(stage, recipe, trainer)
+        trainer.add_callback(pushes)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    stopped_at = trainer.state.global_step if trainer.state.global_step < trainer.state.max_steps else None
+    if stopped_at is not None:
+        logger.info(
+            "Stopped early, after step %d of %d: %s got no better.",
+            stopped_at,
+            trainer.state.max_steps,
+            args.metric_for_best_model,
+        )
+    best_step = trainer.state.best_global_step if args.load_best_model_at_end else None
+    step = best_step or trainer.state.global_step
+
+    # the best weights are back; during training a part of the validation set may have been enough, here it is all
+    trainer.state.global_step = step
+    everything = build_eval_dataset(recipe, data["validation"], processor, left_out)
+    metrics = _evaluate(trainer, everything, folder / "panels" / "final")
+    metrics |= {"step": step} if stopped_at is None else {"step": step, "stopped_at": stopped_at}
+    metrics["train_images"] = None if is_stored_stream(recipe) else len(data.get("train", source["train"]))
+    metrics["seconds"] = round(time.time() - started, 1)
+    metrics["hardware"] = hardware(args.device, args.world_size)
+    if manifest is not None:
+        manifest.begin(*_FINAL)
+    trainer.save_model()
+    later = trainer.gather_skipped()
+    _write_results(folder, trainer, everything, metrics, folder.name, recipe)
+    if args.process_index == 0:
+        if recipe.data.on_bad_sample == "skip":
+            parts = {**skipped, "while_running": later}
+            write_json(folder / SKIPPED_FILE, {name: [s._asdict() for s in part] for name, part in parts.items()})
+        describe(folder, recipe.labels.to_dict(), recipe.to_dict(), metrics)
+    if manifest is not None:
+        manifest.finish(*_DURING, *_FINAL)
+    if pushes:
+        pushed = pushes.finish(folder, f"End of training, weights of step {step}")
+        logger.info("pushed %d files: %s", len(pushed.files), pushed.url)
+    return metrics
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """What can be said of a run from its recipe alone, before anything is loaded: that the output folder does not hold
+    what is read, and that the sizes make a model.
+
+    Raises:
+        RunError: if not.
+    """
+    check_apart(Path(recipe.training["output_dir"]), input_places(recipe))
+    check_sizes(recipe)
+
+
+def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None = None) -> dict[str, Any]:
+    """Measure a checkpoint on the validation split of a recipe, as training did.
+
+    Args:
+        checkpoint: folder or Hub id.
+        recipe: where the data is, and how pictures are predicted; None takes the checkpoint's own `recipe.yaml`.
+        output: folder for `metrics.json`, `panels/` and what `write_results` writes; None writes nothing.
+
+    Raises:
+        RunError: if recipe and checkpoint disagree on what the labels mean.
+    """
+    if recipe is None:
+        recipe = load_recipe(checkpoint_recipe(checkpoint))
+    model, processor, stored = load_checkpoint(checkpoint)
+    if stored.original_ids != recipe.labels.original_ids:
+        raise RunError(
+            f"{checkpoint} answers in the ids {list(stored.original_ids)}, the recipe's labels are "
+            f"{list(recipe.labels.original_ids)}; metrics would compare different things. Use the recipe that the "
+            f"checkpoint was trained with ({RECIPE_FILE} in its folder), with data.root=… for other data."
+        )
+    with TemporaryDirectory() as scratch:  # the Trainer makes its output folder in any case
+        folder = Path(output or scratch)
+        args = build_evaluation_arguments(recipe, str(folder))
+        check_processes(args)
+        check_can_measure(args)
+        with args.main_process_first(desc="reading masks"):
+            data, skipped = prepare_splits(recipe, DatasetDict(validation=build_source(recipe)["validation"]))
+        dataset = build_eval_dataset(recipe, data["validation"], processor, len(skipped["validation"]))
+        trainer = build_trainer(recipe, model, processor, args, dataset)
+        trainer.panels = trainer.panels if output else 0
+        metrics = _evaluate(trainer, dataset, folder / "panels")
+        if args.process_index == 0:
+            write_json(folder / METRICS_FILE, metrics)
+        if output:
+            _write_results(folder, trainer, dataset, metrics, Path(checkpoint).name, recipe)
+    return metrics
+
+
+# ---------------------------------------------------------------------- parts of a run
+
+
+def _check_data(source: DatasetDict, recipe: Recipe, force: bool) -> None:
+    report = quick_checks(source, recipe.labels, max_pixels=recipe.data.max_pixels)
+    if recipe.data.on_bad_sample == "skip":
+        report = report.with_warnings(BAD_SAMPLE_CODES)
+    if isinstance(backbone := recipe.model.backbone, str):
+        report = report.with_findings(check_backbone_processor(build_processor(recipe).to_dict(), backbone))
+    for finding in report.findings:
+        if finding.level == "warning" or force and finding.level == "error":
+            logger.warning("%s: %s %s", finding.code, finding.seen, finding.cure)
+    if not force:
+        report.raise_on_error("`dinoseg doctor` tells more; `dinoseg train --force` goes on regardless.")
+
+
+def _check_same_run(recipe: Recipe, folder: Path) -> None:
+    """A run goes on with the labels, data and model that it began with."""
+    path = folder / RECIPE_FILE
+    if not path.exists():
+        raise RunError(f"{folder} has checkpoints but no {RECIPE_FILE}, so it cannot be told if this is the same run.")
+    begun, now = load_recipe(path).to_dict(), recipe.to_dict()
+    for section in ("labels", "data", "model"):
+        for key in begun[section].keys() | now[section].keys():
+            old, new = begun[section].get(key), now[section].get(key)
+            if old != new and (section, key) not in _MAY_CHANGE:
+                raise RunError(
+                    f"The run in {folder} began with {section}.{key} {old!r}, the recipe now says {new!r}. Resume with "
+                    f"{path}, or start another run in another training.output_dir."
+                )
+
+
+def _evaluate(trainer: DinoSegTrainer, dataset: EvalDataset, panels: Path) -> dict[str, Any]:
+    measured = trainer.evaluate(dataset, panel_folder=panels)
+    result = dict(trainer.streamed.summary)
+    result["seconds_per_image"] = round(measured["eval_runtime"] / max(result["num_images"], 1), 4)
+    result["inference"] = trainer.inference
+    policy = {"policy": trainer.background.policy, "threshold": trainer.background.threshold}
+    result["background"] = {**policy, **result.get("background", {})}
+    result["versions"] = versions()
+    return result
+
+
+def _write_results(
+    folder: Path, trainer: DinoSegTrainer, dataset: EvalDataset, metrics: dict[str, Any], title: str, recipe: Recipe
+) -> None:
+    """Tables, confusion matrix and report of the last evaluation, by the first process."""
+    with whole_on_each_process(trainer.own_weights.model, trainer.deepspeed):
+        if trainer.is_world_process_zero():
+            write_results(
+                folder,
+                dataset,
+                trainer.streamed,
+                metrics,
+                predict=lambda index: trainer.predict_one(dataset, index),
+                background=trainer.background,
+                log_history=trainer.state.log_history,
+                title=title,
+                recipe=recipe.to_yaml(),
+            )
+
+
+def _describe_step(stage: Path, recipe: Recipe, trainer: DinoSegTrainer) -> None:
+    """Recipe, card and, if this step was measured, metrics of a checkpoint that is pushed during training."""
+    step = trainer.state.global_step
+    measured = any("eval_mean_iou" in entry and entry["step"] == step for entry in trainer.state.log_history)
+    (stage / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
+    metrics = {**trainer.streamed.summary, "step": step} if measured else {}
+    describe(stage, recipe.labels.to_dict(), recipe.to_dict(), metrics)

@@ -1,0 +1,46 @@
+"""What this package leans on in transformers and accelerate that these do not promise to keep.
+
+Everything else goes by their public interface. Should one of these names be gone in a later version, importing this
+file says so, and nothing is trained in another way than before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import transformers
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from transformers import Trainer
+
+#: Methods of `Trainer` that `DinoSegTrainer` overrides or calls, and why its public ones do not serve.
+TRAINER_METHODS = {
+    "_save_checkpoint": "overridden: a checkpoint that cannot be written is taken away; `on_save` comes too late",
+    "_save": "called with the weights that are saved; `save_model` takes none",
+    "_load_from_checkpoint": "overridden: with LoRA or an average, training goes on from other weights than are saved",
+    "_load_best_model": "overridden: before it, the model has to become the plain one whose weights are loaded",
+}
+
+if _missing := [name for name in TRAINER_METHODS if not hasattr(Trainer, name)]:
+    raise ImportError(
+        f"transformers {transformers.__version__} lacks {', '.join(_missing)} of Trainer, which is needed; "
+        "install a version that setup.cfg names."
+    )
+
+
+@contextmanager
+def without_autocast(model: nn.Module) -> Iterator[None]:
+    """Within it, a model that accelerate prepared runs in the dtype of its weights, as it does when it is loaded.
+
+    With mixed precision, accelerate gives the model an attribute `forward`, which runs the class's method under
+    autocast; its own way to take that off, `unwrap_model`, takes it off for good. FSDP keeps it: there the weights
+    themselves are in the lower precision.
+    """
+    model = getattr(model, "module", model)
+    wrapped = None if isinstance(model, FSDPModule) else vars(model).pop("forward", None)
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            model.forward = wrapped

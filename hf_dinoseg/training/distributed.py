@@ -1,0 +1,149 @@
+"""Several processes: what a launcher started, what batch norms see, and who holds which weights."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from transformers import TrainingArguments
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+
+from ..errors import RunError
+
+logger = logging.getLogger(__name__)
+
+
+def check_processes(args: TrainingArguments) -> None:
+    """Refuse a run whose processes would each train for itself, into the same folder, and what DeepSpeed cannot do.
+
+    accelerate joins processes over an accelerator's library, and over gloo only if told that they compute on CPUs.
+
+    Raises:
+        RunError: if a launcher started several processes and this one is alone, or if DeepSpeed would turn the model
+            to half precision.
+    """
+    if args.deepspeed_plugin is not None and (args.bf16 or args.fp16):
+        raise RunError(
+            "training.bf16 and training.fp16 make DeepSpeed turn the whole model to half precision, but for the "
+            "statistics of batch norms, which torch cannot compute with. Write training.bf16=false (fp16=false); the "
+            "settings in recipes/accelerate/ autocast by `torch_autocast` in DeepSpeed's own file."
+        )
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if "LOCAL_RANK" in os.environ and started > args.world_size:
+        raise RunError(
+            f"{started} processes were started, but there is no accelerator for them, and each would train alone. To "
+            "train on CPUs write training.use_cpu=true or set ACCELERATE_USE_CPU=1; otherwise look why torch finds no "
+            "accelerator."
+        )
+
+
+@contextmanager
+def built_whole(args: TrainingArguments) -> Iterator[None]:
+    """Within it models are made whole in each process, with ZeRO-3 too, which would divide each backbone as it is
+    loaded, and draw heads otherwise than without it: they are made as ever, and divided when training begins."""
+    settings = getattr(args.deepspeed_plugin, "dschf", None)
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if settings is not None:
+            set_hf_deepspeed_config(settings)
+
+
+def check_can_measure(args: TrainingArguments) -> None:
+    """
+    Raises:
+        RunError: if DeepSpeed was asked for, which evaluates only what it has trained.
+    """
+    if args.deepspeed_plugin is not None:
+        raise RunError(
+            "dinoseg evaluate works on one process or with DDP, not with DeepSpeed. Launch it without its settings, "
+            "e.g. with recipes/accelerate/ddp.yaml; the model in the output folder is whole."
+        )
+
+
+def synchronise_batch_norms(model: nn.Module, device: torch.device, processes: int) -> bool:
+    """Make batch norms that learn normalise by the batch of all processes, if there are several and
+    `torch.nn.SyncBatchNorm` works on their device. Parameters and buffers stay the same objects, under the same names.
+
+    On a CPU it does not work. Each process then normalises by its own part of the batch, which a warning says, and only
+    the running statistics, with which a model evaluates, are averaged (`average_buffers`).
+
+    Args:
+        model: changed in place; not a batch norm itself.
+        device: of this process.
+        processes: that train together.
+
+    Returns:
+        Whether it was done.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    learning = [m for m in norms if m.weight is not None and m.weight.requires_grad]  # a frozen one does not look
+    if processes < 2 or not learning:
+        return False
+    if device.type == "cpu":
+        logger.warning(
+            "%d batch norms normalise by each process's own part of the batch, since torch.nn.SyncBatchNorm does not "
+            "run on a CPU. model.norm: group does not depend on how the batch is divided.",
+            len(learning),
+        )
+        return False
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return True
+
+
+@torch.no_grad()
+def average_buffers(model: nn.Module) -> None:
+    """Make the running statistics of batch norms those of all processes, and the same in each.
+
+    DDP hands on those of the first process at each training step's beginning; after the last step every process has its
+    own, and would evaluate another model than the one that is saved.
+    """
+    processes = torch.distributed.get_world_size()
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            torch.distributed.all_reduce(buffer)
+            buffer /= processes
+
+
+@contextmanager
+def whole_on_each_process(model: nn.Module, engine: Any = None) -> Iterator[None]:
+    """For FSDP and ZeRO-3: every process holds all weights within it. Pictures differ in their number of windows, and
+    processes that gather weights at each forward pass would wait for passes that others do not make.
+
+    Args:
+        engine: DeepSpeed's, if it trains the model.
+    """
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for module in sharded:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        with _gathered(model, engine):
+            yield
+    finally:
+        for module in sharded:
+            module.reshard()
+            module.set_reshard_after_forward(module is not model, recurse=False)
+
+
+@contextmanager
+def _gathered(model: nn.Module, engine: Any) -> Iterator[None]:
+    division = getattr(getattr(engine, "optimizer", None), "parameter_offload", None)  # ZeRO-3 has it alone
+    if division is None:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(model.parameters())):
+        division.destroy()  # its hooks, which would divide each layer again after its forward pass
+        try:
+            yield
+        finally:
+            division.setup_zero_stage3_hooks()

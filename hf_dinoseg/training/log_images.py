@@ -1,0 +1,82 @@
+"""Pictures of a run while it goes: beside the checkpoint, and in TensorBoard, Weights & Biases and Trackio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+from transformers import TrainerCallback
+from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+
+from ..errors import RunError
+from ..visualize import CONFUSION_FILE, CURVES_FILE, save_confusion, save_curves
+
+if TYPE_CHECKING:
+    from .trainer import DinoSegTrainer
+
+# whose packages have other names than transformers gives them in `report_to`
+_PACKAGES = {"azure_ml": "azureml-sdk", "comet_ml": "comet-ml", "flyte": "flytekit"}
+
+
+def check_loggers(names: Iterable[str]) -> None:
+    """Refuse a logger that cannot be used here, before a run has done anything.
+
+    Args:
+        names: `report_to` of TrainingArguments, once these are made.
+
+    Raises:
+        RunError: naming the package.
+    """
+    for name in names:
+        try:
+            for callback in get_reporting_integration_callbacks([name]):
+                callback()
+        except (RuntimeError, ImportError) as error:
+            package = _PACKAGES.get(name, name)
+            raise RunError(
+                f"training.report_to: {name} is not installed ({str(error).splitlines()[0]}). Run `pip install "
+                f"{package}`, or take it out of training.report_to."
+            ) from error
+
+
+def show_evaluation(trainer: DinoSegTrainer, panels: Path) -> None:
+    """After an evaluation, by the first process: during training draw `confusion.png` and `curves.png` anew in the
+    output folder, and hand these and the panels to whatever `report_to` names.
+
+    Args:
+        panels: the folder with this evaluation's panels, if there are any.
+    """
+    pictures = {f"panels/{path.stem}": path for path in sorted(panels.glob("*.png"))}
+    if trainer.is_in_train and trainer.streamed.matrix is not None:
+        folder = Path(str(trainer.args.output_dir))
+        save_confusion(trainer.streamed.matrix.numpy(), trainer.label_space, folder / CONFUSION_FILE)
+        pictures["confusion"] = folder / CONFUSION_FILE
+        if save_curves(trainer.state.log_history, folder / CURVES_FILE):
+            pictures["curves"] = folder / CURVES_FILE
+    report_pictures(trainer.callback_handler.callbacks, pictures, trainer.state.global_step)
+
+
+def report_pictures(callbacks: Iterable[TrainerCallback], pictures: Mapping[str, Path], step: int) -> None:
+    """Give pictures to those of transformers' integrations that take any. They log an evaluation's figures first, and
+    are set up by then.
+
+    Args:
+        callbacks: of a Trainer.
+        pictures: PNG files by the name to show them under.
+        step: of the run.
+    """
+    for callback in callbacks if pictures else ():
+        if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+            for name, path in pictures.items():
+                with Image.open(path) as picture:
+                    callback.tb_writer.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+            callback.tb_writer.flush()
+        # the two have one interface
+        logger = getattr(callback, {WandbCallback: "_wandb", TrackioCallback: "_trackio"}.get(type(callback), ""), None)
+        if logger is not None:
+            shown = {name: logger.Image(str(path), caption=path.stem) for name, path in pictures.items()}
+            logger.log({**shown, "train/global_step": step})
