@@ -16,6 +16,7 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import TrainerCallback, TrainingArguments
 from transformers.utils import is_torch_bf16_available_on_device, is_torch_xla_available
 
+from .checkpoint import model_errors
 from .data import (
     EvalDataset,
     RareClassCrops,
@@ -188,6 +189,7 @@ def check_sizes(recipe: Recipe) -> None:
         ) from error
 
 
+@model_errors()
 def _new_model(recipe: Recipe) -> DinoSegForSemanticSegmentation:
     fields = recipe.model.model_dump(exclude={"backbone", "num_labels", "init_head_from", *_LEARNING, *_STATISTICS})
     if recipe.model.backbone_dtype == "float32":

@@ -103,6 +103,18 @@ def _told(name: str) -> Iterator[None]:
         raise ModelError(f"{name}: {error}") from error
 
 
+@contextmanager
+def model_errors() -> Iterator[None]:
+    """What `models/` refuses becomes a ModelError. That folder travels with checkpoints and cannot know this package's
+    errors: it raises ValueError."""
+    try:
+        yield
+    except DinoSegError:
+        raise
+    except ValueError as error:
+        raise ModelError(str(error)) from error
+
+
 def check_place(name: str) -> None:
     """Tell at once what a path lacks that is meant as a checkpoint folder; what may be a Hub id passes.
 

@@ -16,10 +16,10 @@ from transformers import AutoImageProcessor
 from typer.testing import CliRunner, Result
 
 from hf_dinoseg import Segmenter, load_recipe
+from hf_dinoseg import calibrate as calibration
 from hf_dinoseg.builders import build_data
 from hf_dinoseg.cli import app
 from hf_dinoseg.errors import RunError
-from hf_dinoseg.evaluation import background_threshold as calibration
 from hf_dinoseg.images import read_image, read_mask
 from hf_dinoseg.run import evaluate, train
 from hf_dinoseg.training.manifest import Manifest

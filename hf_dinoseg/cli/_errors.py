@@ -14,6 +14,8 @@ import typer
 from tqdm import tqdm
 from typer.core import TyperGroup
 
+from ..errors import DinoSegError
+
 _DEBUG = "hf_dinoseg.debug"
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
@@ -68,7 +70,7 @@ class ErrorBoundary(TyperGroup):
 def message_for(error: Exception) -> str | None:
     """What the user is told of an error; None if the package did not foresee it, which makes it a fault of the
     program: the traceback is then the message."""
-    if _is_ours(error):
+    if isinstance(error, DinoSegError):
         return str(error)
     if (
         type(error).__name__ == "OutOfMemoryError"
@@ -86,22 +88,8 @@ def message_for(error: Exception) -> str | None:
     return None
 
 
-def _is_ours(error: Exception) -> bool:
-    """Whether the package raised it on purpose: an exception class of its own, or a ValueError from its own code."""
-    package = __name__.partition(".")[0]
-    if any(cls.__module__.partition(".")[0] == package for cls in type(error).__mro__):
-        return True
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    raised_in = frame.tb_frame.f_globals.get("__name__", "") if frame is not None else ""
-    return isinstance(error, ValueError) and raised_in.partition(".")[0] == package
-
-
 def _exit_code(error: Exception) -> int:
-    from ..errors import RecipeError
-
-    return WRONG_USAGE if isinstance(error, RecipeError) else getattr(error, "exit_code", FAILED)
+    return error.exit_code if isinstance(error, DinoSegError) else FAILED
 
 
 def _first_line(error: Exception) -> str:

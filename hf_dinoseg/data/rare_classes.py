@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..errors import InputError
+
 _TEMPERATURE = 0.01  # DAFormer's; a class of one per cent of all pixels more is drawn e times less often
 
 
@@ -29,7 +31,7 @@ class RareClassCrops:
         self, share: float, class_labels: Sequence[Sequence[int]], pixel_counts: Sequence[Sequence[int]]
     ) -> None:
         if not 0 <= share <= 1:
-            raise ValueError(f"share is {share}; it is a share of samples, 0 to 1.")
+            raise InputError(f"share is {share}; it is a share of samples, 0 to 1.")
         self.share = share
         rows = np.repeat(np.arange(len(class_labels)), [len(labels) for labels in class_labels])
         labels = np.array([label for labels in class_labels for label in labels], dtype=np.int64)

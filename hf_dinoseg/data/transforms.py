@@ -16,6 +16,7 @@ import pyarrow
 import torch
 from PIL import Image
 
+from ..errors import InputError
 from .color_jitter import change_colors, color_matrix
 
 _CROP_TRIES = 10
@@ -78,13 +79,13 @@ class TrainTransform:
         rotation: float = 0.0,
     ) -> None:
         if crop_size < 1:
-            raise ValueError(f"crop_size is {crop_size}; it is a number of pixels, 1 or more.")
+            raise InputError(f"crop_size is {crop_size}; it is a number of pixels, 1 or more.")
         if not 0 < scale[0] <= scale[1]:
-            raise ValueError(f"scale is {tuple(scale)}; write two factors above 0, the smaller one first: (0.5, 2.0).")
+            raise InputError(f"scale is {tuple(scale)}; write two factors above 0, the smaller one first: (0.5, 2.0).")
         if not 0 < max_class_share <= 1:
-            raise ValueError(f"max_class_share is {max_class_share}; it is a share above 0 and up to 1.")
+            raise InputError(f"max_class_share is {max_class_share}; it is a share above 0 and up to 1.")
         if not 0 <= rotation <= 180:
-            raise ValueError(f"rotation is {rotation}; it is the largest angle to turn by, 0 to 180 degrees.")
+            raise InputError(f"rotation is {rotation}; it is the largest angle to turn by, 0 to 180 degrees.")
         self.crop_size = crop_size
         self.scale = (float(scale[0]), float(scale[1]))
         self.max_class_share = max_class_share
@@ -117,7 +118,7 @@ class TrainTransform:
     ) -> Sample:
         """The same with channels first, and with the classes that were counted on the way."""
         if isinstance(image, Image.Image) and image.size != label_map.shape[::-1]:
-            raise ValueError(f"the picture is {image.size} (width, height), its label map {label_map.shape[::-1]}.")
+            raise InputError(f"the picture is {image.size} (width, height), its label map {label_map.shape[::-1]}.")
         scale = rng.uniform(*self.scale)
         angle = math.radians(rng.uniform(-self.rotation, self.rotation)) if self.rotation else 0.0
         x, y, labels, counts = self._choose_crop(label_map, scale, angle, rng, focus)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ..errors import InputError
+
 _DIRECT_LIMIT = 255  # up to this ignore index, void is counted under its own number and cut away afterwards
 
 
@@ -33,10 +35,10 @@ def confusion_matrix(
         ValueError: if the shapes differ, a value is no train id, or the arrays do not hold integers.
     """
     if 0 <= ignore_index < num_labels:
-        raise ValueError(f"ignore_index {ignore_index} is the train id of a class (there are {num_labels}).")
+        raise InputError(f"ignore_index {ignore_index} is the train id of a class (there are {num_labels}).")
     predicted, labelled = _as_tensor(prediction, "prediction"), _as_tensor(truth, "truth")
     if predicted.shape != labelled.shape:
-        raise ValueError(
+        raise InputError(
             f"prediction has shape {tuple(predicted.shape)}, truth {tuple(labelled.shape)}; predictions are compared "
             "at the truth's own resolution, so resize the scores to it first."
         )
@@ -51,7 +53,7 @@ def confusion_matrix(
     table = torch.bincount(torch.add(columns, rows, alpha=side), minlength=side * side).view(side, side)
     for name, between in (("truth", table[num_labels:void]), ("prediction", table[:, num_labels:void])):
         if between.numel() and between.any():
-            raise ValueError(_not_train_ids(name, num_labels, ignore_index))
+            raise InputError(_not_train_ids(name, num_labels, ignore_index))
     return torch.cat((table[:num_labels, :num_labels], table[:num_labels, void:]), dim=1)
 
 
@@ -85,7 +87,7 @@ class ConfusionMatrix:
 def _as_tensor(ids: torch.Tensor | np.ndarray, name: str) -> torch.Tensor:
     tensor = ids if isinstance(ids, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(ids))
     if tensor.is_floating_point() or tensor.is_complex():
-        raise ValueError(f"{name} holds {tensor.dtype} values; label maps hold integers (take the argmax first).")
+        raise InputError(f"{name} holds {tensor.dtype} values; label maps hold integers (take the argmax first).")
     return tensor
 
 
@@ -107,7 +109,7 @@ def _compact(
         known = low >= 0 and high < num_labels  # the number that void is about to get may not be in use
         flat = (flat.to(kind) if flat.dtype == torch.uint8 else flat).masked_fill(is_void, void)
     if not known:
-        raise ValueError(_not_train_ids(name, num_labels, ignore_index))
+        raise InputError(_not_train_ids(name, num_labels, ignore_index))
     return flat.to(kind)
 
 

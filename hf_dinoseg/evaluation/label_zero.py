@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from ..errors import InputError
 from ..labels import LabelSpace
 from .confusion import confusion_matrix
 
@@ -157,7 +158,7 @@ class ThresholdCurve:
         """
         if not self.under_zero.any() or not self.truth.any():
             missing = "a class" if self.under_zero.any() else "0"
-            raise ValueError(
+            raise InputError(
                 f"the validation masks hold no pixel of {missing}, so no threshold can be told to be better than "
                 "another. Calibrate on pictures whose masks show both."
             )

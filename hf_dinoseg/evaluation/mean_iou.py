@@ -10,6 +10,7 @@ import evaluate
 import numpy as np
 import torch
 
+from ..errors import InputError
 from ..labels import LabelSpace
 from .confusion import ConfusionMatrix
 from .summary import summarize
@@ -68,7 +69,7 @@ class MeanIoU(evaluate.Metric):
             ValueError: if only one of predictions and references is given.
         """
         if (predictions is None) != (references is None):
-            raise ValueError("compute takes predictions and references together, or neither.")
+            raise InputError("compute takes predictions and references together, or neither.")
         if predictions is not None and references is not None:
             self.add_batch(predictions=predictions, references=references)
         counts, self._counts = self._counts, self._empty()

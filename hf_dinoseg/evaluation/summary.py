@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..errors import InputError
 from ..labels import LabelSpace
 
 BETA = 2.0
@@ -192,7 +193,7 @@ def _counts(matrix: torch.Tensor | np.ndarray, label_space: LabelSpace) -> tuple
     counts = torch.as_tensor(matrix).cpu().numpy()
     classes = label_space.num_labels
     if counts.shape != (classes, classes + 1):
-        raise ValueError(
+        raise InputError(
             f"the confusion matrix has shape {counts.shape}; {classes} classes need ({classes}, {classes + 1}): rows "
             "truth, columns predictions, and a last column for pixels without an answer."
         )

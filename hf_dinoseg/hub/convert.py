@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import Mask2FormerForUniversalSegmentation
 
+from ..checkpoint import model_errors
 from ..labels import LabelSpace
 from ..models import DinoSegConfig, DinoSegForSemanticSegmentation, DinoSegImageProcessor, default_out_layers
 from ..models.backbone import load_backbone_config, load_backbone_weights
@@ -64,6 +65,7 @@ def ade20k() -> LabelSpace:
 # ---------------------------------------------------------------------- checkpoint folders
 
 
+@model_errors()
 def convert_meta_m2f(
     head: str | Path,
     backbone: str,
@@ -101,6 +103,7 @@ def convert_meta_m2f(
     _save(model, folder, space, windows)
 
 
+@model_errors()
 def convert_meta_linear(
     head: str | Path,
     backbone: str,
@@ -131,6 +134,7 @@ def convert_meta_linear(
     _save(model, folder, space, windows)
 
 
+@model_errors()
 def convert_eomt(
     checkpoint: str,
     output: str | Path,
@@ -186,6 +190,7 @@ def convert_eomt(
     _save(model, folder, space, windows)
 
 
+@model_errors()
 def convert_mask2former(
     checkpoint: str,
     backbone: str,

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
+from ..errors import InputError
 from ..recipe import write_yaml
 from .push_errors import PushError, explained
 
@@ -38,7 +39,7 @@ def space_files(checkpoint_repo_id: str, title: str | None = None, license: str 
         ValueError: if the id is none of the form `name/repository`.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", checkpoint_repo_id):
-        raise ValueError(f"{checkpoint_repo_id!r} is no Hub id; it has the form name/repository.")
+        raise InputError(f"{checkpoint_repo_id!r} is no Hub id; it has the form name/repository.")
     name = title or checkpoint_repo_id.partition("/")[2]
     files = {
         "app.py": _app(checkpoint_repo_id, name),

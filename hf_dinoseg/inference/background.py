@@ -18,6 +18,7 @@ from typing import Literal, get_args
 
 import torch
 
+from ..errors import InputError
 from ..models.semantic_scores import without_unlikely
 
 Policy = Literal["none", "threshold", "truth"]
@@ -46,14 +47,14 @@ class Background:
 
     def __post_init__(self) -> None:
         if self.policy not in get_args(Policy):
-            raise ValueError(f"background is {self.policy!r}; it is one of {', '.join(get_args(Policy))}.")
+            raise InputError(f"background is {self.policy!r}; it is one of {', '.join(get_args(Policy))}.")
         if (self.policy == "threshold") != (self.threshold is not None):
-            raise ValueError(
+            raise InputError(
                 f"background is {self.policy!r} with the threshold {self.threshold}; `threshold` needs one, the others "
                 "take none. `dinoseg calibrate` finds it and stores it in the checkpoint."
             )
         if self.threshold is not None and not (math.isfinite(self.threshold) and self.threshold > 0):
-            raise ValueError(f"background threshold {self.threshold}: it must be a number above 0, as scores are.")
+            raise InputError(f"background threshold {self.threshold}: it must be a number above 0, as scores are.")
 
     @classmethod
     def resolve(

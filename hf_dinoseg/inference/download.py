@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 from huggingface_hub import get_session
 
+from ..errors import InputError
+
 #: the largest file that is fetched: 2 GiB
 MAX_BYTES = 1 << 31
 
@@ -27,7 +29,7 @@ def download(url: str, path: str | os.PathLike[str], max_bytes: int = MAX_BYTES)
     try:
         with get_session().stream("GET", url, timeout=_SECONDS) as response:
             if response.status_code != 200:
-                raise ValueError(
+                raise InputError(
                     f"{urlsplit(url).netloc} answers {response.status_code} {response.reason_phrase}".strip()
                 )
             done = 0
@@ -35,10 +37,10 @@ def download(url: str, path: str | os.PathLike[str], max_bytes: int = MAX_BYTES)
                 for part in response.iter_bytes():
                     done += len(part)
                     if done > max_bytes:
-                        raise ValueError(f"it has more than {max_bytes} bytes, the most that is fetched")
+                        raise InputError(f"it has more than {max_bytes} bytes, the most that is fetched")
                     file.write(part)
     except Exception as error:  # the client's own library of errors differs between versions of huggingface_hub
-        raise ValueError(f"{url}: cannot be fetched ({str(error).rstrip('.') or type(error).__name__}).") from error
+        raise InputError(f"{url}: cannot be fetched ({str(error).rstrip('.') or type(error).__name__}).") from error
 
 
 __all__ = ["MAX_BYTES", "download", "is_url"]

@@ -18,6 +18,7 @@ from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
+from ..errors import InputError, NoSuchFileError
 from ..images import image_size
 from . import large_images as large
 from .download import download, is_url
@@ -205,11 +206,11 @@ class _Reader:
 
     def _read(self, number: int, job: Job, path: Path) -> _Item | tuple[None, Outcome] | None:
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: there is no such file.")
+            raise NoSuchFileError(f"{path}: there is no such file.")
         width, height = image_size(path)
         if width * height > large.LARGE_PIXELS:
             if "ids" not in job.files:
-                raise ValueError(
+                raise InputError(
                     f"{job.source} has {width}×{height} pixels; of a picture that large there are only ids."
                 )
             if "ids" not in job.missing:

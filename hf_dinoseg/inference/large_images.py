@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ..errors import InputError
 from ..images import LARGEST, RowReader
 from .predict import Mirrored, RowScores, as_input, score_strips
 from .test_time_augmentation import View, views
@@ -102,17 +103,17 @@ class _Crops:
 def _check(segmenter: Segmenter, chosen: list[View], picture: str | os.PathLike[str], target: Path) -> None:
     name = os.fspath(picture)
     if segmenter.mode != "slide":
-        raise ValueError(f"{name} is too large to be seen whole; use windows (mode slide).")
+        raise InputError(f"{name} is too large to be seen whole; use windows (mode slide).")
     if getattr(segmenter.processor, "do_resize", False):
-        raise ValueError(f"{name} is predicted by strips, and the image processor resizes pictures; reduce it first.")
+        raise InputError(f"{name} is predicted by strips, and the image processor resizes pictures; reduce it first.")
     if any(view.scale != 1 for view in chosen):
-        raise ValueError(
+        raise InputError(
             f"{name} is predicted by strips, which is possible at its own size only; predict it without the scales "
             f"{sorted({view.scale for view in chosen})} of test-time augmentation: Segmenter.from_pretrained(…, "
             "tta={}), or tta null under `inference` in the checkpoint's config.json."
         )
     if target.suffix.lower() != ".png":
-        raise ValueError(f"{target}: label maps are saved as PNG, which keeps every id; name the file *.png.")
+        raise InputError(f"{target}: label maps are saved as PNG, which keeps every id; name the file *.png.")
 
 
 __all__ = ["LARGE_PIXELS", "segment_large"]

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..errors import InputError
 from ..models.semantic_scores import ScoreMap, rows_per_strip
 from .test_time_augmentation import views
 from .windows import Autocast, Blend, Mode, Size, WindowScores, resolve_window, with_autocast
@@ -240,7 +241,7 @@ def _source(
     own_size = (pixel_values.shape[-2], pixel_values.shape[-1])
     if mode == "whole":
         if own_size[0] * own_size[1] > WHOLE_MAX_PIXELS:
-            raise ValueError(
+            raise InputError(
                 f"a picture of {own_size[1]}×{own_size[0]} pixels is too large to be seen whole (at most "
                 f"{WHOLE_MAX_PIXELS} pixels). Use windows (mode slide), or let the image processor make it smaller."
             )

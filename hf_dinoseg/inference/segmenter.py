@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from ..checkpoint import load_checkpoint
-from ..errors import ImageError
+from ..errors import ImageError, InputError
 from ..images import LARGEST, read_image, upright_rgb
 from ..labels import LabelSpace
 from .background import Background
@@ -73,7 +73,7 @@ class SegmentationResult:
 
         target = Path(path)
         if target.suffix.lower() != ".png":
-            raise ValueError(f"{target}: label maps are saved as PNG, which keeps every id; name the file *.png.")
+            raise InputError(f"{target}: label maps are saved as PNG, which keeps every id; name the file *.png.")
         drawn = palette_image(self.label_map, self.label_space, transparent)
         with whole_file(target) as unfinished:
             drawn.save(unfinished, format="PNG")
@@ -293,7 +293,7 @@ def read_picture(picture: Picture) -> Image.Image:
     """An upright RGB image from anything that `Segmenter` takes; errors as there."""
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (3,)):
-            raise ValueError(
+            raise InputError(
                 f"an array of shape {picture.shape} and type {picture.dtype} is no picture; give (H, W, 3) or (H, W) "
                 "of uint8, values 0 to 255."
             )

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from ..errors import InputError
+
 
 @dataclass(frozen=True)
 class View:
@@ -59,7 +61,7 @@ def views(tta: Mapping[str, Any] | None) -> list[View]:
     settings = dict(tta or {})
     scales, flip = settings.pop("scales", [1.0]), settings.pop("flip", False)
     if settings:
-        raise ValueError(f"tta has no {', '.join(map(repr, settings))}; it has scales and flip.")
+        raise InputError(f"tta has no {', '.join(map(repr, settings))}; it has scales and flip.")
     if not scales or any(not isinstance(s, (int, float)) or s <= 0 for s in scales):
-        raise ValueError(f"tta.scales is {scales}; write numbers above 0, such as [0.75, 1, 1.25].")
+        raise InputError(f"tta.scales is {scales}; write numbers above 0, such as [0.75, 1, 1.25].")
     return [View(float(scale), mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from ..errors import InputError
 from ..models.semantic_scores import ScoreMap
 
 Mode = Literal["whole", "slide"]
@@ -34,9 +35,9 @@ def window_positions(length: int, window: int, stride: int) -> list[int]:
         ([0, 3, 6], [0, 3, 6, 7])
     """
     if min(length, window, stride) < 1:
-        raise ValueError(f"length {length}, window {window} and stride {stride} must all be at least 1.")
+        raise InputError(f"length {length}, window {window} and stride {stride} must all be at least 1.")
     if stride > window:
-        raise ValueError(f"stride {stride} is larger than window {window}: pixels between windows would be left out.")
+        raise InputError(f"stride {stride} is larger than window {window}: pixels between windows would be left out.")
     last = max(length - window, 0)
     return [*range(0, last, stride), last]
 
@@ -48,7 +49,7 @@ def resolve_window(mode: str, window: int | None, stride: int | None) -> tuple[i
         ValueError: on an unknown mode, or a window and stride that leave gaps.
     """
     if mode not in ("whole", "slide"):
-        raise ValueError(f"inference mode {mode!r} is not known; it is one of whole, slide.")
+        raise InputError(f"inference mode {mode!r} is not known; it is one of whole, slide.")
     window = DEFAULT_WINDOW if window is None else window
     stride = max(1, 2 * window // 3) if stride is None else stride
     window_positions(1, window, stride)
@@ -64,7 +65,7 @@ def with_autocast(model: Callable[..., Any], autocast: Autocast | None) -> Calla
     if autocast is None:
         return model
     if autocast not in get_args(Autocast):
-        raise ValueError(f"autocast is {autocast!r}; it is one of {', '.join(get_args(Autocast))}, or None.")
+        raise InputError(f"autocast is {autocast!r}; it is one of {', '.join(get_args(Autocast))}, or None.")
 
     def run(pixel_values: torch.Tensor) -> Any:
         with torch.autocast(pixel_values.device.type, getattr(torch, autocast)):
@@ -85,7 +86,7 @@ def blend_weights(length: int, blend: Blend) -> torch.Tensor:
     if blend == "mean":
         return torch.ones(length)
     if blend != "smooth":
-        raise ValueError(f"blend {blend!r} is not known; it is one of mean, smooth.")
+        raise InputError(f"blend {blend!r} is not known; it is one of mean, smooth.")
     phase = (torch.arange(length, dtype=torch.float64) + 0.5) * (2 * math.pi / length)
     return (_LEAST_WEIGHT + (1 - _LEAST_WEIGHT) * (0.5 - 0.5 * phase.cos())).float()
 

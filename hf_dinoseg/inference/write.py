@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image
 
+from ..errors import InputError
+
 if TYPE_CHECKING:
     from .segmenter import SegmentationResult
 
@@ -53,7 +55,7 @@ def write_result(
         elif form == "probabilities":
             _write_probabilities(result, unfinished)
         else:
-            raise ValueError(f"{form!r} is no form of a prediction.")
+            raise InputError(f"{form!r} is no form of a prediction.")
 
 
 @contextmanager
@@ -75,7 +77,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[str]:
 
 def _write_probabilities(result: SegmentationResult, path: str) -> None:
     if result.class_scores is None:
-        raise ValueError("probabilities are written from the scores of all classes; the result has none.")
+        raise InputError("probabilities are written from the scores of all classes; the result has none.")
     # Scores of mask heads are sums over queries: shares of their sum are what can be read as probabilities.
     total = result.class_scores.sum(axis=0).clip(min=np.finfo(np.float32).tiny)
     ids = result.label_space.original_ids

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from ..errors import InputError
 from ..labels import LabelSpace
 from .palette import colorize, drawn_black, void_mask
 
@@ -91,7 +92,7 @@ def color_picture(original_ids: np.ndarray, label_space: LabelSpace, transparent
 
 def check_size(image: Image.Image, original_ids: np.ndarray, name: str) -> None:
     if original_ids.ndim != 2 or image.size != original_ids.shape[::-1]:
-        raise ValueError(
+        raise InputError(
             f"the {name} has shape {original_ids.shape}, the image is {image.height} high and {image.width} wide; a "
             "map of (height, width) is drawn over its own image."
         )

@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from ..errors import InputError
 from ..labels import Color, LabelSpace
 from .color_blindness import DEFICIENCIES, oklab, seen_with, to_linear
 
@@ -86,7 +87,7 @@ def with_palette(label_space: LabelSpace, palette: Palette) -> LabelSpace:
     if palette == "dataset":
         return label_space
     if palette != "colorblind":
-        raise ValueError(f"palette is {palette!r}; it is one of dataset, colorblind.")
+        raise InputError(f"palette is {palette!r}; it is one of dataset, colorblind.")
     colors = _generated(label_space, list(label_space.original_ids), (), safe=True)
     return replace(label_space, colors=colors, encoding="index", unknown_colors="error")
 
@@ -115,7 +116,7 @@ def void_mask(original_ids: np.ndarray, label_space: LabelSpace) -> np.ndarray:
     if is_void.any():
         void = {*label_space.ignore, label_space.void_id}
         if unknown := sorted(set(np.unique(original_ids[is_void]).tolist()) - void):
-            raise ValueError(
+            raise InputError(
                 f"ids {', '.join(map(str, unknown[:8]))} are neither classes nor void in the label space. Pictures "
                 "are drawn from original ids: pass train ids through LabelSpace.decode first."
             )
@@ -162,7 +163,7 @@ def palette_image(original_ids: np.ndarray, label_space: LabelSpace, transparent
     void_mask(original_ids, label_space)
     ids = (*label_space.original_ids, *label_space.merge, *label_space.ignore, label_space.void_id)
     if min(ids) < 0 or max(ids) > 65535:
-        raise ValueError(f"ids from {min(ids)} to {max(ids)} do not fit in a label picture, which holds 0 to 65535.")
+        raise InputError(f"ids from {min(ids)} to {max(ids)} do not fit in a label picture, which holds 0 to 65535.")
     if max(ids) > 255:
         return Image.fromarray(original_ids.astype(np.uint16))
     palette = np.full((256, 3), VOID_COLOR, dtype=np.uint8)
@@ -193,7 +194,7 @@ def _distinct_colors(count: int, taken: tuple[Color, ...], safe: bool) -> tuple[
     while len(chosen) < count:
         best = int(distance.argmax())
         if distance[best] == 0:
-            raise ValueError(f"{count} classes are more than there are distinct colours ({len(chosen)}).")
+            raise InputError(f"{count} classes are more than there are distinct colours ({len(chosen)}).")
         chosen.append((int(grid[best, 0]), int(grid[best, 1]), int(grid[best, 2])))
         distance = np.minimum(distance, np.square(lab - lab[best]).sum(axis=2).min(axis=1))
     return tuple(chosen)

@@ -9,6 +9,7 @@ from types import TracebackType
 
 import numpy as np
 
+from ..errors import InputError
 from ..labels import LabelSpace
 from .palette import palette_image
 
@@ -62,7 +63,7 @@ class PngStrips:
         """
         rows, width = original_ids.shape
         if width != self.width or self._rows + rows > self.height:
-            raise ValueError(
+            raise InputError(
                 f"rows {self._rows} to {self._rows + rows}, {width} wide, do not fit a picture {self.width} wide and "
                 f"{self.height} high."
             )
@@ -86,7 +87,7 @@ class PngStrips:
             return
         os.unlink(self._unfinished)
         if kind is None:
-            raise ValueError(f"{self.path}: {self._rows} of {self.height} rows were written.")
+            raise InputError(f"{self.path}: {self._rows} of {self.height} rows were written.")
 
     @property
     def _unfinished(self) -> str:

@@ -17,10 +17,11 @@ import pytest
 from typer.testing import CliRunner
 
 import hf_dinoseg
+from hf_dinoseg import DinoSegConfig
+from hf_dinoseg.checkpoint import load_checkpoint
 from hf_dinoseg.cli import app
-from hf_dinoseg.cli._checkpoint import CheckpointError, loading
 from hf_dinoseg.cli._errors import message_for
-from hf_dinoseg.errors import DataError, LabelError
+from hf_dinoseg.errors import DataError, LabelError, ModelError
 from hf_dinoseg.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -308,14 +309,10 @@ def test_evaluate_says_what_a_checkpoint_lacks(tmp_path: Path, checkpoint: Path,
     assert run("evaluate", tmp_path / "none").exit_code == 2 and build.calls == []
 
 
-def test_what_the_hub_says_comes_with_the_missing_folder(
-    recipe: Path, build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_hub_says_comes_with_the_missing_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    build.evaluate = raising(OSError("cannot connect"))
-    result = run("evaluate", "out/quickstart", recipe)
-    assert result.exit_code == 1
-    assert "out/quickstart: there is no such folder here, and the Hub says: cannot connect" in result.stderr
+    with pytest.raises(ModelError, match="nobody/nothing: there is no such folder here, and the Hub says: "):
+        load_checkpoint("nobody/nothing")
 
 
 # ---------------------------------------------------------------------- train.py
@@ -329,7 +326,18 @@ def test_train_py_is_the_train_verb(recipe: Path) -> None:
 
 
 def test_weights_that_were_cut_short_are_told(tmp_path: Path) -> None:
-    safetensors = pytest.importorskip("safetensors")
+    DinoSegConfig(num_labels=2).save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\x00" * 7)
-    with pytest.raises(CheckpointError, match="its weights are broken .* anew"), loading(str(tmp_path)):
-        safetensors.safe_open(tmp_path / "model.safetensors", "pt")
+    with pytest.raises(ModelError, match="its weights are broken .* anew"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_misspelt_path_is_told_at_once_and_not_asked_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out" / "quickstart").mkdir(parents=True)
+    (tmp_path / "out" / "quickstart" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.file_download.hf_hub_download", lambda *a, **k: pytest.fail("asked the Hub"))
+    with pytest.raises(ModelError, match="there is no folder out/quickstrat.*quickstart"):
+        load_checkpoint("out/quickstrat")

@@ -22,7 +22,7 @@ from transformers import (
 
 from hf_dinoseg import Segmenter, load_recipe
 from hf_dinoseg.builders import build_model
-from hf_dinoseg.hub.convert_names import ade20k, init_head_from
+from hf_dinoseg.hub.convert import ade20k, init_head_from
 from hf_dinoseg.models import DinoSegForSemanticSegmentation
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))

@@ -4,12 +4,12 @@ import json
 
 import pytest
 import torch
-from hf_dinoseg.training.own_weights import FILE
 from safetensors.torch import load_file
 
 from hf_dinoseg import DinoSegForSemanticSegmentation, load_recipe
 from hf_dinoseg.builders import build_model
 from hf_dinoseg.run import evaluate, train
+from hf_dinoseg.training.weights import TRAINING_WEIGHTS_FILE as FILE
 from hf_dinoseg.training.weights import WeightAverage, merge_lora, merged_state_dict
 
 
