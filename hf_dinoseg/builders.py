@@ -14,6 +14,7 @@ import torch
 from accelerate.utils import parse_flag_from_env
 from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import TrainerCallback, TrainingArguments
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import is_torch_bf16_available_on_device, is_torch_xla_available
 
 from .checkpoint import model_errors
@@ -341,6 +342,7 @@ def _arguments(values: dict[str, Any]) -> TrainingArguments:
     try:
         return TrainingArguments(**values)
     except Exception as error:  # of whatever kind: it asks libraries and hardware that this package does not know
+        unset_hf_deepspeed_config()  # which a failure leaves half made, for all that comes after in this process
         reason = " ".join(str(error).split()) or type(error).__name__
         named = [f"training.{key}" for key in values if re.search(rf"\b{key}\b", reason)]
         raise RunError(

@@ -70,7 +70,7 @@ def test_masking_is_annealed_saved_with_each_checkpoint_and_taken_up_again(
 
     for step in (2, 4):
         assert probabilities(whole / f"checkpoint-{step}") == masking_probabilities(step / 4, 4)
-    assert 0 < masking_probabilities(3, 4, 4)[3] < 1  # the last step draws random numbers
+    assert 0 < masking_probabilities(3 / 4, 4)[3] < 1  # the last step draws random numbers
     assert probabilities(whole) == [0.0] * 4
 
     shutil.copytree(whole, again)

@@ -118,7 +118,8 @@ class Model(Section):
         from ..models import head_class
 
         head, settings = head_class(self.head), self.model_dump()
-        faults = [f"model.{fault}" for fault in head.faults(settings) + head.unused(settings)]
+        told = head.faults(settings) + head.unused(settings)
+        faults = [f"model.{fault.replace(' is ', ': ', 1)}" for fault in told]
         if self.backbone_warmup_steps and self.tune == "head":
             faults.append("model.backbone_warmup_steps: nothing of the backbone learns with tune: head; take it out.")
         if self.backbone_dtype != "float32" and self.tune != "head":

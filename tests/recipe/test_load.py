@@ -158,7 +158,7 @@ def test_every_default_of_training_arguments_is_accepted(minimal: Path) -> None:
 
 
 def test_a_backbone_from_scratch_learns_as_fast_as_the_head_unless_told_otherwise(minimal: Path) -> None:
-    scratch = "model.backbone={model_type: dinov3_vit, hidden_size: 64}"
+    scratch = "model.backbone={model_type: dinov3_vit, hidden_size: 64, num_attention_heads: 4}"
     model = load_recipe(minimal, [scratch]).model
     assert (model.tune, model.backbone_learning_rate_multiplier) == ("full", 1.0)
     told = load_recipe(minimal, [scratch, "model.freeze_backbone=true"]).model
@@ -177,7 +177,7 @@ def test_overrides_take_yaml_values_nest_and_make_what_is_missing(minimal: Path)
         [
             "data.root=/x=y",
             "model.backbone.model_type=dinov3_vit",
-            "model.backbone.hidden_size=64",
+            "model.backbone.hidden_size=96",
             "labels.ignore=[254, 255]",
             "labels.classes.2=disc",
             "labels.classes.1=artery",
@@ -188,7 +188,7 @@ def test_overrides_take_yaml_values_nest_and_make_what_is_missing(minimal: Path)
         ],
     )
     assert recipe.data.root == "/x=y"  # type: ignore[union-attr]
-    assert recipe.model.backbone == {"model_type": "dinov3_vit", "hidden_size": 64}
+    assert recipe.model.backbone == {"model_type": "dinov3_vit", "hidden_size": 96}
     assert recipe.labels.ignore == (254, 255)
     assert recipe.labels.classes == {0: "background", 1: "artery", 2: "disc"}
     assert recipe.training["learning_rate"] == 2e-5 and recipe.training["max_steps"] == 20
@@ -207,7 +207,10 @@ ROUND_TRIPS = [
     ["data={source: hub, repo_id: me/eyes, revision: v1, mask_column: label, validation: 0.1}"],
     ["data={source: arrow, root: r, train: training, validation: test}"],
     ["data={source: mixture, sources: [{source: folder, root: r, weight: 2}, {source: parquet, root: q}]}"],
-    ["model.backbone={model_type: dinov3_vit, hidden_size: 64}", "model.out_layers=[1, 2, 3, 4]"],
+    [
+        "model.backbone={model_type: dinov3_vit, hidden_size: 64, num_attention_heads: 4}",
+        "model.out_layers=[1, 2, 3, 4]",
+    ],
     ["labels={classes: {1: wall, 2: sky, 3: 'no'}, reduce_zero_label: true, merge: {3: 2}, colors: {1: [1, 2, 3]}}"],
     ["labels={classes: {0: 'yes', 1: '1e-4'}, encoding: rgb, colors: {0: [0, 0, 0], 1: [255, 0, 0]}}"],
     ["training.lr_scheduler_type=cosine", "training.learning_rate=1e-5", "training.report_to=[tensorboard, wandb]"],
@@ -285,7 +288,7 @@ learning_rate: 3
         ("training.max_steps=1.5", ["training.max_steps: 1.5 is not accepted; write a whole number."]),
         ("training.max_steps=true", ["training.max_steps: true is not accepted"]),
         ("training.per_device_train_batch_size=8.0", ["a whole number, at least 1"]),
-        ("model.num_queries=0", ["0 is not accepted; write a whole number, at least 1."]),
+        ("model.num_queries=0", ["0 is not accepted; write a whole number, at least 1 and at most 65536."]),
         ("training.bf16=yes", ["training.bf16", "write true or false", "the value is `true`"]),
         ("labels.reduce_zero_label=no", ["labels.reduce_zero_label", "the value is `false`"]),
         ("labels.ignore=[1.0]", ["labels.ignore: [1.0] is not accepted; write a list of whole numbers."]),
@@ -310,7 +313,7 @@ learning_rate: 3
         ("loss.importance_sample_ratio=2", ["a number, at least 0 and at most 1"]),
         ("training.num_points=5", ["`num_points` belongs to `loss`: write loss.num_points."]),
         # choices, with the accepted ones
-        ("model.head=mask2fromer", ["one of mask2former, linear, eomt.", "Did you mean `mask2former`?"]),
+        ("model.head=mask2fromer", ["one of eomt, linear, mask2former.", "Did you mean `mask2former`?"]),
         ("evaluation.mode=slid", ["one of slide, whole.", "Did you mean `slide`?"]),
         ("data.source=foldr", ['data.source: "foldr" is not accepted', "folder, synthetic-retina", "`folder`?"]),
         ("training.eval_strategy=step", ["one of no, steps, epoch.", "Did you mean `steps`?"]),

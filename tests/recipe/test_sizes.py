@@ -83,7 +83,7 @@ def test_every_size_of_the_head_that_the_recipe_accepts_makes_a_model(tmp_path, 
     path = write_tiny_recipe(tmp_path)
     for dim, heads in itertools.product((32, 48, 64), (1, 3, 4, 5, 8, 32, 64)):
         try:
-            recipe = load_recipe(path, [f"model.hidden_dim={dim}", f"model.head_attention_heads={heads}"])
+            recipe = load_recipe(path, [f"model.hidden_dim={dim}", f"model.num_attention_heads={heads}"])
         except RecipeError as error:
             assert "model.hidden_dim" in str(error)
             continue

@@ -168,4 +168,4 @@ def test_a_recipe_that_does_not_fit_together_is_one_message(tmp_path: Path) -> N
     )
     result = CliRunner().invoke(app, ["train", str(path), "--dry-run"])
     assert result.exit_code == 1 and "Traceback" not in result.output
-    assert "head 'eomt' runs the blocks of a plain ViT" in result.stderr
+    assert "runs the blocks of a plain ViT" in result.stderr

@@ -51,7 +51,9 @@ def test_the_blocks_are_let_off_in_their_order_and_all_by_five_sixths(num_blocks
 
 def test_the_probabilities_are_those_of_the_step_and_in_the_end_of_the_best_checkpoint() -> None:
     vit = {"model_type": "dinov3_vit", "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
-    model = DinoSegForSemanticSegmentation(DinoSegConfig(vit | {"intermediate_size": 16}, head="eomt", num_labels=2))
+    model = DinoSegForSemanticSegmentation(
+        DinoSegConfig(backbone_config=vit | {"intermediate_size": 16}, head="eomt", num_labels=2)
+    )
     args: Any = SimpleNamespace(load_best_model_at_end=True)
     state: Any = SimpleNamespace(global_step=60, max_steps=150, best_global_step=60)
     control: Any = None
