@@ -3,14 +3,14 @@
     python benchmarks/bench_data.py [--crop 512] [--images 12] [--rounds 9]
 
 One run, one thread, processor time (what else runs on the machine counts little). Each round runs every way over the
-same pictures in turn; the table gives the median over rounds.
+same images in turn; the table gives the median over rounds.
 
 * ours: the training dataset, all augmentations on, from the files' bytes to the compact sample that a worker makes and
   sends: `pixel_values` and `labels` as bytes, `class_labels`. Of the mask it reads the label map that
   `prepare_targets` made once, before training.
 * ours, expanded: the same, and then floats and masks made on the CPU as `expand_batch` does. In training that is done
   by the device that trains, not by a worker.
-* resize, then crop: the same augmentations from the same files, also to bytes, but resizing the whole picture first
+* resize, then crop: the same augmentations from the same files, also to bytes, but resizing the whole image first
 * Mask2FormerImageProcessorPil: transformers' processor and all its work: JPEG and PNG decoding, resizing to the crop's
   size (it crops and augments nothing), rescaling, normalising to floats, and a float mask for each class
 * decoding: JPEG and PNG to arrays, nothing else
@@ -18,9 +18,9 @@ same pictures in turn; the table gives the median over rounds.
 So ours ends at bytes and transformers' at floats and masks, each where its worker ends; what is like for like in its
 result, if not in its place, is the expanded figure.
 
-The pictures are generated: clouds smoother than photographs, under grain that brings them to the bytes a pixel of
-photographs. CamVid's street scenes (480×360, saved anew at quality 90 as these are) take 0.31 bytes a pixel on average,
-0.19 to 0.46; laid together to 2048×1024 they take as long to decode as these. The bytes a pixel of the pictures used
+The images are generated: clouds smoother than images, under grain that brings them to the bytes a pixel of
+images. CamVid's street scenes (480×360, saved anew at quality 90 as these are) take 0.31 bytes a pixel on average,
+0.19 to 0.46; laid together to 2048×1024 they take as long to decode as these. The bytes a pixel of the images used
 stand above each table. CamVid's masks take 0.029 bytes a pixel.
 """
 
@@ -56,7 +56,7 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 def clouds(width: int, height: int, octaves: int, rng: np.random.Generator) -> np.ndarray:
-    """(height, width) float32 noise whose detail falls off as that of photographs does, about 0 ± 1."""
+    """(height, width) float32 noise whose detail falls off as that of images does, about 0 ± 1."""
     total = np.zeros((height, width), np.float32)
     for octave in range(octaves):
         shape = (3 * 2**octave, 4 * 2**octave)
@@ -66,7 +66,7 @@ def clouds(width: int, height: int, octaves: int, rng: np.random.Generator) -> n
 
 
 def make_rows(width: int, height: int, count: int) -> Dataset:
-    """Pictures as hard to decode as photographs (JPEG, quality 90), masks of coherent regions (PNG)."""
+    """Images as hard to decode as images (JPEG, quality 90), masks of coherent regions (PNG)."""
     rows = []
     for i in range(count):
         rng = np.random.default_rng([width, i])
@@ -84,7 +84,7 @@ def make_rows(width: int, height: int, count: int) -> Dataset:
 
 
 def resize_then_crop(row: dict[str, Any], crop: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """The usual order, in Pillow: scale picture and label map whole, then look for a crop, flip, change colours."""
+    """The usual order, in Pillow: scale image and label map whole, then look for a crop, flip, change colours."""
     image, labels = read_image(row["image"]), Image.fromarray(read_label_map(row["label_map"]))
     scale = rng.uniform(0.5, 2.0)
     size = (round(image.width * scale), round(image.height * scale))
@@ -110,7 +110,7 @@ def resize_then_crop(row: dict[str, Any], crop: int, rng: np.random.Generator) -
 
 
 def ways(rows: Dataset, crop: int) -> dict[str, Callable[[int, int], Any]]:
-    """Each takes (picture's index, round)."""
+    """Each takes (image's index, round)."""
     space = LabelSpace({i: str(i) for i in range(NUM_CLASSES)})
     prepared = prepare_targets(rows, space)
     data = SegmentationDataset(prepared, TrainTransform(crop), seed=0)
@@ -143,7 +143,7 @@ def ways(rows: Dataset, crop: int) -> dict[str, Callable[[int, int], Any]]:
 
 
 def measure(functions: dict[str, Callable[[int, int], Any]], images: int, rounds: int) -> dict[str, float]:
-    """Milliseconds a picture: the median over rounds of the mean over pictures."""
+    """Milliseconds an image: the median over rounds of the mean over images."""
     spent: dict[str, list[float]] = {name: [] for name in functions}
     for epoch in range(rounds + 1):  # the first round only warms up
         for name, function in functions.items():
@@ -176,14 +176,12 @@ def main() -> None:
     torch.set_num_threads(1)
     disable_progress_bars()
     disable_caching()  # or a second run finds the mapped masks of the first
-    print(f"{arguments.crop}² crops, {arguments.images} pictures, median of {arguments.rounds} rounds, CPU time\n")
+    print(f"{arguments.crop}² crops, {arguments.images} images, median of {arguments.rounds} rounds, CPU time\n")
     for width, height in ((683, 512), (2048, 1024)):
         rows = make_rows(width, height, arguments.images)
         jpeg, png = (file_bytes(rows, column, width * height) for column in ("image", "mask"))
         print(f"{width}×{height}: JPEG {jpeg:.3f}, PNG {png:.3f} bytes a pixel\n")
-        print(
-            "| source | way | ms a picture | pictures a second | ours is faster by |\n| --- | --- | --- | --- | --- |"
-        )
+        print("| source | way | ms an image | images a second | ours is faster by |\n| --- | --- | --- | --- | --- |")
         times = measure(ways(rows, arguments.crop), arguments.images, arguments.rounds)
         for name, milliseconds in times.items():
             ratio = f"{milliseconds / times['ours']:.2f}×"

@@ -2,7 +2,7 @@
 
     python benchmarks/bench_doctor.py --pairs 1000 --size 512 384
 
-The pictures are drawn (JPEG and PNG files in a temporary folder); `decoding` is Pillow reading the same files whole, in
+The images are drawn (JPEG and PNG files in a temporary folder); `decoding` is Pillow reading the same files whole, in
 as many threads.
 """
 
@@ -28,7 +28,7 @@ SPACE = LabelSpace({i: f"class {i}" for i in range(20)}, ignore=(255,))
 
 
 def draw(root: Path, pairs: int, width: int, height: int) -> DatasetDict:
-    """Smooth pictures with some noise, over masks of blobs; a tenth of them is validation."""
+    """Smooth images with some noise, over masks of blobs; a tenth of them is validation."""
     for number in range(pairs):
         rng = np.random.default_rng(number)
         split = "val" if number % 10 == 0 else "train"

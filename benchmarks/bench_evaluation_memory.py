@@ -1,9 +1,9 @@
-"""Memory of an evaluation: how much a process grows from picture to picture.
+"""Memory of an evaluation: how much a process grows from image to image.
 
     python benchmarks/bench_evaluation_memory.py [--images 1000] [--first 100] [--size 512] [--head linear]
 
-Pictures of about size x 4/3 size pixels, of sizes that differ, are evaluated by a `DinoSegTrainer` as in training, with
-all metrics; the model is a tiny one with random weights. Prints the resident size of the process after the pictures
+Images of about size x 4/3 size pixels, of sizes that differ, are evaluated by a `DinoSegTrainer` as in training, with
+all metrics; the model is a tiny one with random weights. Prints the resident size of the process after the images
 `first`, and on to the last, and what would have been kept if predictions were. On an accelerator (`--device`) the peak
 of its allocator is printed beside it.
 """
@@ -53,7 +53,7 @@ evaluation: {mode: whole}
 
 
 class Measured(DinoSegTrainer):
-    """Notes the process's resident size, in bytes, after each picture."""
+    """Notes the process's resident size, in bytes, after each image."""
 
     sizes: list[int]
 
@@ -63,7 +63,7 @@ class Measured(DinoSegTrainer):
         return result
 
 
-def write_pictures(root: Path, split: str, count: int, size: int, classes: int) -> int:
+def write_images(root: Path, split: str, count: int, size: int, classes: int) -> int:
     """Write `count` pairs; gives the number of pixels of all of them."""
     rng = np.random.default_rng(0)
     pixels = 0
@@ -85,8 +85,8 @@ def write_pictures(root: Path, split: str, count: int, size: int, classes: int) 
 
 
 def measure(args: argparse.Namespace, folder: Path) -> tuple[list[int], int]:
-    pixels = write_pictures(folder / "data", "val", args.images, args.size, args.classes)
-    write_pictures(folder / "data", "train", 1, args.size, args.classes)
+    pixels = write_images(folder / "data", "val", args.images, args.size, args.classes)
+    write_images(folder / "data", "train", 1, args.size, args.classes)
     text = RECIPE.replace("CLASSES", "{" + ", ".join(f"{i}: class {i}" for i in range(args.classes)) + "}")
     for word, value in (("ROOT", folder / "data"), ("HEAD", args.head), ("OUTPUT", folder / "out")):
         text = text.replace(word, str(value))
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=150)
     parser.add_argument("--head", choices=["linear", "mask2former", "eomt"], default="linear")
     parser.add_argument("--device", default="cpu", help="cpu, or whatever the Trainer finds")
-    parser.add_argument("--json", action="store_true", help="print the sizes in bytes, picture by picture")
+    parser.add_argument("--json", action="store_true", help="print the sizes in bytes, image by image")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         sizes, pixels = measure(args, Path(folder))
@@ -127,7 +127,7 @@ def main() -> None:
     mib = 2**20
     after = sorted({args.first, *(args.images * n // 4 for n in (1, 2, 3, 4))})
     print(f"torch {torch.__version__}, {args.device}, {args.head} head, {args.classes} classes\n")
-    print("| after pictures | resident MiB | growth MiB |\n| ---: | ---: | ---: |")
+    print("| after images | resident MiB | growth MiB |\n| ---: | ---: | ---: |")
     for count in (n for n in after if n >= args.first):
         print(f"| {count} | {sizes[count - 1] / mib:.0f} | {(sizes[count - 1] - sizes[args.first - 1]) / mib:.1f} |")
     print(f"\nAll label maps as int64 would be {8 * pixels / mib:.0f} MiB", end="")

@@ -1,10 +1,10 @@
-"""Exported files against their model: how far answers differ, and how long a picture takes.
+"""Exported files against their model: how far answers differ, and how long an image takes.
 
-    python benchmarks/bench_export.py CHECKPOINT [CHECKPOINT …] [--size 256] [--rounds 7] [--threads 1] [--pictures DIR]
+    python benchmarks/bench_export.py CHECKPOINT [CHECKPOINT …] [--size 256] [--rounds 7] [--threads 1] [--images DIR]
 
 For each checkpoint (one a head, say): the model itself, a `torch.export` program, ONNX, and ONNX with 8-bit weights on
-onnxruntime's CPU provider with as many threads. Answers are compared on drawn pictures, or on those of --pictures, at
-one fixed size; times are medians of one picture at a time, rounds alternating between all of them.
+onnxruntime's CPU provider with as many threads. Answers are compared on drawn images, or on those of --images, at
+one fixed size; times are medians of one image at a time, rounds alternating between all of them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def milliseconds(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def rows(checkpoint: str, size: int, rounds: int, pictures: list[Image.Image]) -> list[str]:
+def rows(checkpoint: str, size: int, rounds: int, images: list[Image.Image]) -> list[str]:
     segmenter = Segmenter.from_pretrained(checkpoint)
     plan = plan_export(segmenter, (size, size), output_kind="scores")
     image = np.random.default_rng(0).integers(0, 256, (1, 3, size, size), dtype=np.uint8)
@@ -63,7 +63,7 @@ def rows(checkpoint: str, size: int, rounds: int, pictures: list[Image.Image]) -
         took = milliseconds(runs, rounds)
         lines = []
         for title, (path, kind) in files.items():
-            found = check_export(plan, path, kind, pictures)[1]  # type: ignore[arg-type]
+            found = check_export(plan, path, kind, images)[1]  # type: ignore[arg-type]
             lines.append(
                 f"| {segmenter.model.config.head} | {title} | {path.stat().st_size / 1e6:.1f} "
                 f"| {found.max_score_difference:.1e} | {100 * found.equal_labels:.3f} "
@@ -78,18 +78,18 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--pictures", type=Path, help="a folder of photographs to compare on")
+    parser.add_argument("--images", type=Path, help="a folder of images to compare on")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    pictures = [Image.open(path).convert("RGB") for path in sorted(args.pictures.glob("*"))] if args.pictures else []
+    images = [Image.open(path).convert("RGB") for path in sorted(args.images.glob("*"))] if args.images else []
     print(
         f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, {platform.machine()}, {args.threads} "
-        f"thread(s), pictures of {args.size}²\n"
+        f"thread(s), images of {args.size}²\n"
     )
     print("| head | file | MB | max score difference | equal labels % | ms | eager ms | times faster |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for checkpoint in args.checkpoints:
-        for line in rows(checkpoint, args.size, args.rounds, pictures):
+        for line in rows(checkpoint, args.size, args.rounds, images):
             print(line, flush=True)
 
 

@@ -1,17 +1,17 @@
 """Evaluation by sliding windows: ours against the plain loop that the field runs, over the same model.
 
-    python benchmarks/bench_inference.py [--models linear tiny eomt mask2former] [--pictures 32] [--rounds 1]
+    python benchmarks/bench_inference.py [--models linear tiny eomt mask2former] [--images 32] [--rounds 1]
                                          [--threads 2] [--batch-size 1] [--device cpu] [--clock wall]
 
-32 pictures of 683 × 512, windows of 512 every 341, 150 classes, random weights, to label maps in the pictures' size.
+32 images of 683 × 512, windows of 512 every 341, 150 classes, random weights, to label maps in the images' size.
 
 * the field's loop: one window at a time; every class's scores of the window at full resolution, added on the host into
-  every class's scores of the picture; then the best class
+  every class's scores of the image; then the best class
 * ours: `predict_label_map`, which joins the scores of windows a few rows at a time
 
-Ours and the loop take turns picture by picture; seconds are sums over the pictures, of the fastest round for each
-picture, and the ratio is theirs over ours. `--clock process` counts processor seconds, which a busy machine disturbs
-less. Peak memory is the growth of a fresh process's resident size over its size with model and pictures in place,
+Ours and the loop take turns image by image; seconds are sums over the images, of the fastest round for each
+image, and the ratio is theirs over ours. `--clock process` counts processor seconds, which a busy machine disturbs
+less. Peak memory is the growth of a fresh process's resident size over its size with model and images in place,
 activations of the model included. Models: linear, eomt and mask2former on a ViT-S, the last two with 100 queries; tiny
 is the quickstart's Mask2Former with 100 queries.
 """
@@ -60,7 +60,7 @@ def make_model(name: str, device: torch.device) -> Any:
     return model.eval().to(device)
 
 
-def make_picture(index: int) -> torch.Tensor:
+def make_image(index: int) -> torch.Tensor:
     """(3, H, W) smooth noise, normalised."""
     generator = torch.Generator().manual_seed(index)
     small = torch.randn(1, 3, HEIGHT // 16, WIDTH // 16, generator=generator)
@@ -68,12 +68,12 @@ def make_picture(index: int) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def field(model: Any, picture: torch.Tensor) -> torch.Tensor:
+def field(model: Any, image: torch.Tensor) -> torch.Tensor:
     """(H, W) int64, by the plain loop."""
     total, count = torch.zeros(CLASSES, HEIGHT, WIDTH), torch.zeros(HEIGHT, WIDTH)
     for top in window_positions(HEIGHT, WINDOW, STRIDE):
         for left in window_positions(WIDTH, WINDOW, STRIDE):
-            crop = picture[None, :, top : top + WINDOW, left : left + WINDOW]
+            crop = image[None, :, top : top + WINDOW, left : left + WINDOW]
             size = (crop.shape[-2], crop.shape[-1])
             outputs = model(pixel_values=crop)
             if outputs.logits is not None:
@@ -88,12 +88,12 @@ def field(model: Any, picture: torch.Tensor) -> torch.Tensor:
     return (total / count).argmax(dim=0)
 
 
-def ours(model: Any, picture: torch.Tensor, batch_size: int) -> torch.Tensor:
-    return predict_label_map(model, picture, None, "slide", WINDOW, STRIDE, batch_size)[0].cpu()
+def ours(model: Any, image: torch.Tensor, batch_size: int) -> torch.Tensor:
+    return predict_label_map(model, image, None, "slide", WINDOW, STRIDE, batch_size)[0].cpu()
 
 
-def predict(side: str, model: Any, picture: torch.Tensor, batch_size: int) -> torch.Tensor:
-    return ours(model, picture, batch_size) if side == "ours" else field(model, picture)
+def predict(side: str, model: Any, image: torch.Tensor, batch_size: int) -> torch.Tensor:
+    return ours(model, image, batch_size) if side == "ours" else field(model, image)
 
 
 def resident() -> int:
@@ -110,20 +110,20 @@ def highest() -> int:
 def measure_memory(side: str, name: str, threads: int, batch_size: int) -> int:
     """Bytes that a fresh process grows by; called through the command line."""
     torch.set_num_threads(threads)
-    model, picture = make_model(name, torch.device("cpu")), make_picture(0)
+    model, image = make_model(name, torch.device("cpu")), make_image(0)
     before = resident()
     for _ in range(2):
-        predict(side, model, picture, batch_size)
+        predict(side, model, image, batch_size)
     return highest() - before
 
 
 def memory_of(side: str, name: str, arguments: argparse.Namespace, device: torch.device) -> float:
     """MiB: of the host in a fresh process, or on an accelerator of its memory."""
     if device.type != "cpu":
-        model, picture = make_model(name, device), make_picture(0).to(device)
+        model, image = make_model(name, device), make_image(0).to(device)
         torch.accelerator.reset_peak_memory_stats()
         before = torch.accelerator.memory_allocated()
-        predict(side, model, picture, arguments.batch_size)
+        predict(side, model, image, arguments.batch_size)
         return (torch.accelerator.max_memory_allocated() - before) / 2**20
     command = [sys.executable, __file__, "--memory", side, name, str(arguments.threads), str(arguments.batch_size)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -133,22 +133,22 @@ def memory_of(side: str, name: str, arguments: argparse.Namespace, device: torch
 def compare(name: str, arguments: argparse.Namespace, device: torch.device) -> str:
     model = make_model(name, device)
     clock = time.process_time if arguments.clock == "process" else time.perf_counter
-    fastest = {side: [float("inf")] * arguments.pictures for side in SIDES}
+    fastest = {side: [float("inf")] * arguments.images for side in SIDES}
     differing = 0
     for side in SIDES:
-        predict(side, model, make_picture(0).to(device), arguments.batch_size)  # to warm up
+        predict(side, model, make_image(0).to(device), arguments.batch_size)  # to warm up
     for turn in range(arguments.rounds):
-        for index in range(arguments.pictures):
-            picture = make_picture(index).to(device)
+        for index in range(arguments.images):
+            image = make_image(index).to(device)
             maps = {}
             for side in SIDES if (index + turn) % 2 else SIDES[::-1]:
                 started = clock()
-                maps[side] = predict(side, model, picture, arguments.batch_size)  # ends on the host: nothing is pending
+                maps[side] = predict(side, model, image, arguments.batch_size)  # ends on the host: nothing is pending
                 fastest[side][index] = min(fastest[side][index], clock() - started)
             differing += int((maps["ours"] != maps["field"]).sum())
     seconds = {side: sum(times) for side, times in fastest.items()}
     memory = {side: memory_of(side, name, arguments, device) for side in SIDES}
-    pixels = arguments.rounds * arguments.pictures * HEIGHT * WIDTH
+    pixels = arguments.rounds * arguments.images * HEIGHT * WIDTH
     return (
         f"| {name} | {seconds['field']:.2f} | {seconds['ours']:.2f} | {seconds['field'] / seconds['ours']:.2f} | "
         f"{memory['field']:.0f} | {memory['ours']:.0f} | {memory['ours'] / memory['field']:.2f} | "
@@ -163,7 +163,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--pictures", type=int, default=32)
+    parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch-size", type=int, help="windows at once; 1 on a processor and 8 elsewhere if not given")

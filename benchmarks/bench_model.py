@@ -14,7 +14,7 @@ back to the system at once (MALLOC_MMAP_THRESHOLD_), on both sides, so that the 
 accelerator it is the allocator's own peak.
 Whole models: ViT-S, random weights, one image of 512².
 Labels: a trained checkpoint's label maps under bf16 autocast against its own in fp32, whole images at their original
-size. It needs photographs and a checkpoint, so it is made only where both are given.
+size. It needs images and a checkpoint, so it is made only where both are given.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ def label_table(args: argparse.Namespace, device: torch.device) -> None:
         if len(shares) == args.limit:
             break
     if not shares:
-        raise SystemExit(f"{args.images}: no .jpg or .png there; give a folder of photographs.")
+        raise SystemExit(f"{args.images}: no .jpg or .png there; give a folder of images.")
     print("\n| equal labels, bf16 autocast against fp32 | images | mean % | lowest % |")
     print("| --- | --- | --- | --- |")
     print(f"| {model.config.head} | {len(shares)} | {statistics.mean(shares):.3f} | {min(shares):.3f} |")
@@ -268,8 +268,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", choices=["head", "whole", "labels"])
     parser.add_argument("--checkpoint", type=Path, help="folder of a trained checkpoint, for the table of labels")
-    parser.add_argument("--images", type=Path, help="folder of photographs, for the table of labels")
-    parser.add_argument("--limit", type=int, default=20, help="the most photographs")
+    parser.add_argument("--images", type=Path, help="folder of images, for the table of labels")
+    parser.add_argument("--limit", type=int, default=20, help="the most images")
     parser.add_argument("--memory-of", nargs=2, metavar=("SIDE", "MODE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     labels = args.checkpoint is not None and args.images is not None

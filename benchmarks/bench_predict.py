@@ -1,14 +1,14 @@
 """`dinoseg predict` on a folder: how much of the time the model is at work, and what memory it takes.
 
-    python benchmarks/bench_predict.py [--model tiny] [--pictures 24] [--threads 1] [--rounds 3]
+    python benchmarks/bench_predict.py [--model tiny] [--images 24] [--threads 1] [--rounds 3]
 
-Generated JPEG pictures of 683 × 512, windows of 512 every 341, 150 classes, random weights; label maps and overlays are
+Generated JPEG images of 683 × 512, windows of 512 every 341, 150 classes, random weights; label maps and overlays are
 written. Three ways in turn, each round: `segment_files`, which `dinoseg predict` runs; the plain loop over the same
-segmenter (read, predict, write, one after the other); and the model alone, on pictures read before. Busy is the share
+segmenter (read, predict, write, one after the other); and the model alone, on images read before. Busy is the share
 of the wall time in which the caller's thread is in the model's part (`Segmenter.answer`: forward passes and the joining
 of windows into a label map), and `forward` the share in forward passes alone. Medians of rounds.
 
-Memory: the highest resident size of a fresh process for N and for 4 N pictures.
+Memory: the highest resident size of a fresh process for N and for 4 N images.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def make_segmenter(name: str) -> Segmenter:
     return Segmenter(make_model(name, device), DinoSegImageProcessor(), space, "slide", WINDOW, STRIDE)
 
 
-def make_pictures(folder: Path, count: int) -> list[Path]:
-    """Smooth noise with grain, about as large in bytes as photographs."""
+def make_images(folder: Path, count: int) -> list[Path]:
+    """Smooth noise with grain, about as large in bytes as images."""
     files = []
     for index in range(count):
         random = np.random.default_rng(index)
@@ -102,7 +102,7 @@ def measure_memory(name: str, count: int, threads: int) -> int:
     """Bytes of a fresh process at its highest; called through the command line."""
     torch.set_num_threads(threads)
     with TemporaryDirectory() as scratch:
-        files = make_pictures(Path(scratch), count)
+        files = make_images(Path(scratch), count)
         together(make_segmenter(name), files, Path(scratch, "out"))
     return highest()
 
@@ -113,7 +113,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS, default="tiny")
-    parser.add_argument("--pictures", type=int, default=24)
+    parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -122,7 +122,7 @@ def main() -> None:
     answering, forward = Clock(segmenter, "answer"), Clock(segmenter.model, "forward")
     figures: dict[str, list[tuple[float, float, float]]] = {way: [] for way in WAYS}
     with TemporaryDirectory() as scratch:
-        files = make_pictures(Path(scratch), arguments.pictures)
+        files = make_images(Path(scratch), arguments.images)
         output = Path(scratch, "out")
         together(segmenter, files[:2], output)  # to warm up
         for _ in range(arguments.rounds):
@@ -139,9 +139,9 @@ def main() -> None:
     sys.stdout.write("| way | images per second | busy | forward |\n| --- | --- | --- | --- |\n")
     for way, rounds in figures.items():
         wall, busy, forwards = (statistics.median(column) for column in zip(*rounds, strict=True))
-        sys.stdout.write(f"| {way} | {arguments.pictures / wall:.2f} | {100 * busy:.1f} % | {100 * forwards:.1f} % |\n")
-    sys.stdout.write("\n| pictures | MiB at the highest |\n| --- | --- |\n")
-    for count in (arguments.pictures, 4 * arguments.pictures):
+        sys.stdout.write(f"| {way} | {arguments.images / wall:.2f} | {100 * busy:.1f} % | {100 * forwards:.1f} % |\n")
+    sys.stdout.write("\n| images | MiB at the highest |\n| --- | --- |\n")
+    for count in (arguments.images, 4 * arguments.images):
         command = [sys.executable, __file__, "--memory", arguments.model, str(count), str(arguments.threads)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         sys.stdout.write(f"| {count} | {json.loads(done.stdout) / 2**20:.0f} |\n")

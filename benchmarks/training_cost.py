@@ -65,7 +65,7 @@ def new_model(backbone: dict[str, Any], head: str, frozen: bool) -> DinoSegForSe
 
 
 def count(backbone: dict[str, Any], head: str, frozen: bool, size: int, checkpointing: bool = False) -> tuple[int, int]:
-    """Operations of the forward and the backward pass of one picture."""
+    """Operations of the forward and the backward pass of one image."""
     counts = patch("torch.bincount", lambda values, minlength: values.new_zeros(minlength))  # as in model_sizes
     with FakeTensorMode(allow_non_fake_inputs=True), no_init_weights(), sdpa_kernel(SDPBackend.MATH), counts:
         model = new_model(backbone, head, frozen)
@@ -80,20 +80,20 @@ def count(backbone: dict[str, Any], head: str, frozen: bool, size: int, checkpoi
 
 def table() -> None:
     hours = [f"{gpu}, {100 * share:.0f} %" for gpu in PEAKS for share in UTILISATIONS]
-    print("| recipe | learns | crop | pictures | forward | backward | whole run, 10¹⁸ | " + " | ".join(hours) + " |")
+    print("| recipe | learns | crop | images | forward | backward | whole run, 10¹⁸ | " + " | ".join(hours) + " |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |" + " ---: |" * len(hours))
     for name, tune in RUNS:
         recipe = load_recipe(RECIPES / f"{name}.yaml", [f"model.tune={tune}"])
         values, size = recipe.training, recipe.data.crop_size
-        pictures = values["max_steps"] * values["per_device_train_batch_size"]
-        pictures *= values.get("gradient_accumulation_steps", 1)
+        images = values["max_steps"] * values["per_device_train_batch_size"]
+        images *= values.get("gradient_accumulation_steps", 1)
         backbone = BACKBONES[NAMES[name.split("_")[1]]][0]
         checkpointing = values.get("gradient_checkpointing", False)
         passes = count(backbone, recipe.model.head, tune == "head", size, checkpointing)
-        run = pictures * sum(passes)
+        run = images * sum(passes)
         cells = [f"{run / (peak * share * 3600):.0f}" for peak in PEAKS.values() for share in UTILISATIONS]
         each = [f"{n / 1e12:.2f}" for n in passes]
-        start = [f"ade20k/{name}", tune, str(size), f"{pictures / 1000:.0f} k", *each, f"{run / 1e18:.2f}"]
+        start = [f"ade20k/{name}", tune, str(size), f"{images / 1000:.0f} k", *each, f"{run / 1e18:.2f}"]
         print("| " + " | ".join([*start, *cells]) + " |", flush=True)
 
 
@@ -113,9 +113,7 @@ def check() -> None:
     square = torch.randn(2048, 2048)
     product = 2 * 2048**3 / seconds(lambda: square @ square)
     print(f"{torch.get_num_threads()} thread(s); a product of 2048²: {product / 1e9:.0f} GFLOP a core second, fp32\n")
-    print(
-        "| ViT-S, one picture of 512², fp32 | counted GFLOP | core seconds | GFLOP a core second | of the product's |"
-    )
+    print("| ViT-S, one image of 512², fp32 | counted GFLOP | core seconds | GFLOP a core second | of the product's |")
     print("| --- | ---: | ---: | ---: | ---: |")
     backbone = BACKBONES["ViT-S"][0]
     cases = [(head, frozen) for head in ("linear", "eomt", "mask2former") for frozen in (True, False)]

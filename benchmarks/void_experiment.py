@@ -34,7 +34,7 @@ class UsualLoss(MaskClassificationLoss):
 
 
 def with_holes(root: Path, folder: Path, share: float, side: int) -> None:
-    """A copy of the data set in which this share of the training pixels is void, in squares of `side` pixels."""
+    """A copy of the dataset in which this share of the training pixels is void, in squares of `side` pixels."""
     (folder / "images").symlink_to(root.resolve() / "images")
     shutil.copytree(root / "masks" / "val", folder / "masks" / "val")
     (folder / "masks" / "train").mkdir()

@@ -147,7 +147,7 @@ def training() -> list[str]:
 def page() -> str:
     sections = [
         ("labels", "What the numbers or colours of masks mean; see [labels.md](labels.md).", labels()),
-        ("data", "Where pictures and masks are; see [data.md](data.md). These fields go with every source:", data()),
+        ("data", "Where images and masks are; see [data.md](data.md). These fields go with every source:", data()),
         ("model", schema.Model.__doc__ or "", fields_of(schema.model_section())),
         ("loss", schema.Loss.__doc__ or "", fields_of(schema.Loss)),
         ("training", "", training()),

@@ -63,7 +63,7 @@ def build_source(recipe: Recipe, head: int = 64) -> DatasetDict:
     """`train` and `validation` as files: columns `id`, `image`, `mask`; nothing is read yet.
 
     Args:
-        head: of a stored data set that is streamed, `train` is so many of its first rows: enough to be looked at.
+        head: of a stored dataset that is streamed, `train` is so many of its first rows: enough to be looked at.
     """
     if is_stored_stream(recipe):
         train, validation = _open_stream(recipe)
@@ -209,7 +209,7 @@ def _new_model(recipe: Recipe) -> DinoSegForSemanticSegmentation:
 
 
 def build_inference(recipe: Recipe) -> dict[str, Any]:
-    """How pictures are predicted, in evaluation and, stored in the checkpoint's config, by `Segmenter`."""
+    """How images are predicted, in evaluation and, stored in the checkpoint's config, by `Segmenter`."""
     evaluation = recipe.evaluation
     return {
         "mode": evaluation.mode,

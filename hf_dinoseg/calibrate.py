@@ -39,7 +39,7 @@ TITLES = {
     "mean_iou": "mean IoU, id 0 not counted",
 }
 _AROUND = (0.5, 0.75, 0.9, 1.1, 1.25, 1.5)  # of the chosen threshold: what the table shows besides
-_SAME = 1e-3  # figures of the same pictures on two machines differ by less
+_SAME = 1e-3  # figures of the same images on two machines differ by less
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Calibration:
 
     Attributes:
         curve: the figures of all thresholds.
-        num_images: how many pictures were counted.
+        num_images: how many images were counted.
         best: the threshold with the highest mean IoU with id 0 as a class; None if none at all is best.
         current: as the checkpoint is; None for the best class everywhere.
         chosen: `best`, or what was asked for.
@@ -91,7 +91,7 @@ def calibrate(checkpoint: str, recipe: Recipe, asked: Background | None = None) 
 
     Args:
         checkpoint: folder or Hub id.
-        recipe: where the data is, and how pictures are predicted.
+        recipe: where the data is, and how images are predicted.
         asked: the choice to look at; None for the best, see `ThresholdCurve.best`.
 
     Raises:
@@ -198,7 +198,7 @@ def _measure(
     model: nn.Module, dataset: EvalDataset, inference: dict[str, Any], recipe: Recipe
 ) -> tuple[ThresholdCurve, int]:
     curve, num_images = ThresholdCurve(recipe.labels.num_labels), 0
-    for index in tqdm(range(len(dataset)), unit="picture", desc="Calibrating", disable=None):
+    for index in tqdm(range(len(dataset)), unit="image", desc="Calibrating", disable=None):
         item = dataset[index]
         if item["index"] < 0:  # could not be read; the dataset has said so
             continue
@@ -252,19 +252,19 @@ def _own_recipe(folder: Path, recipe: Recipe, found: Calibration) -> Recipe | No
         raise RunError(
             f"{folder}: {METRICS_FILE} and {CARD_FILE} are of {RECIPE_FILE} in the folder; they say mean IoU "
             f"{'-' if old is None else f'{100 * old:.2f}'} on {stored.get('num_images', '?')} images, and here it is "
-            f"{seen}. Calibrate with the labels, pictures and settings of that recipe, or run `dinoseg calibrate` "
+            f"{seen}. Calibrate with the labels, images and settings of that recipe, or run `dinoseg calibrate` "
             "without --write and use the threshold with --threshold. Nothing was written."
         )
     return own
 
 
 def _take_results(folder: Path, measured: Path, new: Path) -> None:
-    """Tables and pictures of the evaluation, in place of those that the folder has."""
-    pictures = {path.name: path.relative_to(folder) for path in last_panels(folder)}
+    """Tables and images of the evaluation, in place of those that the folder has."""
+    images = {path.name: path.relative_to(folder) for path in last_panels(folder)}
     # curves are of training, which this is not
     for path in sorted(p for p in measured.rglob("*") if p.is_file() and p.name != CURVES_FILE):
         name = path.relative_to(measured)
-        target = pictures.get(path.name) if name.parts[0] == "panels" else name
+        target = images.get(path.name) if name.parts[0] == "panels" else name
         if target is not None and (folder / target).is_file():
             (new / target).parent.mkdir(parents=True, exist_ok=True)
             path.rename(new / target)

@@ -6,7 +6,7 @@ only place that translates between the two; everything else asks it.
 Three things are kept apart everywhere:
 
 * **void**: a pixel nobody labelled. It takes no part in loss, matching or metrics (`ignore_index` as a train id).
-* **background**: a class like any other, when the data set has one.
+* **background**: a class like any other, when the dataset has one.
 * **no object**: the class of a *query* that found nothing; it is never the label of a pixel.
 """
 
@@ -49,7 +49,7 @@ def _plain_color(value: Any, what: str) -> Color:
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """What the numbers (or colours) of a data set's masks mean.
+    """What the numbers (or colours) of a dataset's masks mean.
 
     Args:
         classes: `{original id: name}` of every class that is to be learned or merged.
@@ -246,7 +246,7 @@ class LabelSpace:
             raise LabelError(f"{where}: the mask holds {mask.dtype} values; label ids are whole numbers.")
         if self.encoding == "binary" and mask.dtype != bool:
             return self._translate(mask, {0: self.train_ids.get(0), 255: self.train_ids.get(1)}, where)
-        if mask.dtype == bool:  # Pillow hands out 1-bit pictures as bools whose bytes are 0 and 255
+        if mask.dtype == bool:  # Pillow hands out 1-bit images as bools whose bytes are 0 and 255
             mask = (mask.view(np.uint8) != 0).astype(np.uint8)
         return self._translate(mask, self.train_ids, where)
 

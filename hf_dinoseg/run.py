@@ -176,7 +176,7 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
 
     Args:
         checkpoint: folder or Hub id.
-        recipe: where the data is, and how pictures are predicted; None takes the checkpoint's own `recipe.yaml`.
+        recipe: where the data is, and how images are predicted; None takes the checkpoint's own `recipe.yaml`.
         output: folder for `metrics.json`, `panels/` and what `write_results` writes; None writes nothing.
 
     Raises:

@@ -16,7 +16,7 @@ from hf_dinoseg.hub import model_card
 HERE = Path(__file__).parent
 RECIPES = HERE.parent / "recipes"
 
-#: card → its recipe, and a picture of this repository; photographs of data sets are not in it
+#: card → its recipe, and an image of this repository; images of datasets are not in it
 CARDS = {
     "camvid_mask2former_tiny": ("camvid/mask2former_tiny.yaml", None),
     "synthetic_retina_mask2former_tiny": ("synthetic_retina/mask2former_tiny.yaml", "../docs/quickstart.png"),

@@ -18,7 +18,7 @@ from hf_dinoseg.training.manifest import Manifest
 
 @pytest.fixture
 def home(tmp_path: Path, write_tiny_recipe: Callable[[Path], Path]) -> Path:
-    """`recipe.yaml` on folders of two training and one validation picture, all of them right."""
+    """`recipe.yaml` on folders of two training and one validation image, all of them right."""
     rng = np.random.default_rng(0)
     for split, names in {"train": ["a", "b"], "val": ["c"]}.items():
         for kind in ("images", "masks"):

@@ -63,7 +63,7 @@ def read(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def pictures(folder):
+def images(folder):
     for row in build_data(load_recipe(folder / "recipe.yaml"))["validation"]:
         yield read_image(row["image"]), read_mask(row["mask"], "index")
 
@@ -72,7 +72,7 @@ def counted_by_hand(folder, threshold):
     """The three figures from label maps and masks."""
     both, answered, true, answered_known = np.zeros((4, 4))
     segmenter = Segmenter.from_pretrained(folder, background="none")
-    for image, mask in pictures(folder):
+    for image, mask in images(folder):
         result = segmenter(image)
         ids = np.where(result.scores < np.float32(threshold or 0), 0, result.label_map)
         for i in range(4):
@@ -175,7 +175,7 @@ def test_what_is_written_is_true_of_the_checkpoint_as_it_is(trained, written, tm
 def test_all_that_predicts_uses_it_unless_told_otherwise(written):
     threshold = read(written / "config.json")["background_threshold"]
     assert AutoImageProcessor.from_pretrained(written).background_threshold == threshold
-    image, _ = next(pictures(written))
+    image, _ = next(images(written))
     everywhere = Segmenter.from_pretrained(written, background="none")(image)
     told = Segmenter.from_pretrained(written)(image)
     assert 0 not in everywhere.label_map
@@ -242,7 +242,7 @@ def test_an_evaluation_that_fails_or_finds_less_than_the_curve_leaves_it_as_it_w
     assert run("calibrate", checkpoint, "--write", *AS_CLASS).exit_code == 1 and hashes(checkpoint) == before
 
 
-def test_figures_of_other_pictures_never_replace_those_that_are_published(checkpoint):
+def test_figures_of_other_images_never_replace_those_that_are_published(checkpoint):
     before = hashes(checkpoint)
     done = run("calibrate", checkpoint, "data.num_validation=2", "--write", *AS_CLASS)
     assert done.exit_code == 1 and "3 images" in done.stderr and "2 images" in done.stderr
@@ -293,7 +293,7 @@ def test_evaluate_tries_a_choice_without_writing(trained, written):
 
 def test_predict_tries_a_choice_without_writing(trained, written, tmp_path):
     before = hashes(written)
-    image, _ = next(pictures(written))
+    image, _ = next(images(written))
     image.save(tmp_path / "a.png")
     result = Segmenter.from_pretrained(written, background="none")(image)
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 # Pages whose commands need data or a Hub of their own have a test of their own.
 ELSEWHERE = {"data", "sharing", "deployment"}
-# These would reach for the Hub, open a page, or need another data set; their own tests run them.
+# These would reach for the Hub, open a page, or need another dataset; their own tests run them.
 ONLY_PARSED = {"push", "demo", "convert"}
 NOT_OURS = {"pip", "hf", "make", "docker", "python"}
 
@@ -49,7 +49,7 @@ def zero_run(tmp_path_factory: pytest.TempPathFactory, write_tiny_recipe: Callab
 
 @pytest.fixture
 def place(tmp_path: Path, tiny_run: Path, zero_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder laid out as the pages suppose: a recipe, checkpoints, pictures."""
+    """A working folder laid out as the pages suppose: a recipe, checkpoints, images."""
     (tmp_path / "out").mkdir()
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     shutil.copytree(zero_run, tmp_path / "out" / "zero_void")  # calibration writes into it
@@ -59,8 +59,8 @@ def place(tmp_path: Path, tiny_run: Path, zero_run: Path, monkeypatch: pytest.Mo
         for kind in ("images", "masks"):
             (tmp_path / "data" / "retina" / kind / split).mkdir(parents=True)
         for index in range(3):
-            picture, mask = draw_fundus(index, seed, 96)
-            Image.fromarray(np.asarray(picture)).save(tmp_path / f"data/retina/images/{split}/{index}.jpg")
+            image, mask = draw_fundus(index, seed, 96)
+            Image.fromarray(np.asarray(image)).save(tmp_path / f"data/retina/images/{split}/{index}.jpg")
             Image.fromarray(np.asarray(mask)).save(tmp_path / f"data/retina/masks/{split}/{index}.png")
     (tmp_path / "elsewhere").symlink_to(tmp_path / "data" / "retina")
     recipe = yaml.safe_load((tiny_run / "recipe.yaml").read_text())

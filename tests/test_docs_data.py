@@ -21,14 +21,14 @@ BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
 FRAGMENTS = [yaml.safe_load(block) for block in BLOCKS[1:]]
 
 
-def test_forty_photographs_and_the_commands(tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forty_images_and_the_commands(tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Word for word, on vessels in black and white; training is tried and not run."""
     monkeypatch.chdir(tmp_path)
     for folder in ("photos", "masks"):
         (tmp_path / "eyes" / folder).mkdir(parents=True)
     for number in range(1, 7):
-        picture, mask = draw_fundus(number, size=96)
-        picture.save(tmp_path / f"eyes/photos/patient{number:02d}.jpg")
+        image, mask = draw_fundus(number, size=96)
+        image.save(tmp_path / f"eyes/photos/patient{number:02d}.jpg")
         vessels = ((mask == 1) | (mask == 2)).astype("uint8") * 255
         Image.fromarray(vessels).save(tmp_path / f"eyes/masks/patient{number:02d}.png")
     (tmp_path / "out").mkdir()

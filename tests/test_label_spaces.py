@@ -21,12 +21,12 @@ WIDE = {130 * i + 7: f"class {i}" for i in range(300)}  # ids up to 38877
 MIXED = {
     "classes": {1: "road", 2: "pavement", 30: "car", 31: "truck", 90: "sky"},
     "merge": {31: 30},
-    "ignore": [50, 255],  # 50 is a class of the data set that is left out, 255 is what nobody labelled
+    "ignore": [50, 255],  # 50 is a class of the dataset that is left out, 255 is what nobody labelled
 }
 
 
 def write_folder(folder: Path, ids: list[int], dtype: Any) -> None:
-    """Six pictures of coloured blocks, each block an id, 255 or 65535 among them where it is one."""
+    """Six images of coloured blocks, each block an id, 255 or 65535 among them where it is one."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 4), ("val", 2)):
         for kind in ("images", "masks"):
@@ -107,8 +107,8 @@ def test_more_than_255_classes_from_files_to_predictions(
     expected = confusion_by_hand(run, tmp_path / "data", {i: i for i in WIDE})
     assert by_id(measured["per_category_iou"]) == pytest.approx(expected, nan_ok=True)
     assert list((tmp_path / "report" / "panels").glob("*.png"))
-    picture = tmp_path / "data" / "images" / "val" / "val0.png"
-    result = CliRunner().invoke(app, ["predict", str(run), str(picture), "--output", str(tmp_path / "out")])
+    image = tmp_path / "data" / "images" / "val" / "val0.png"
+    result = CliRunner().invoke(app, ["predict", str(run), str(image), "--output", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     written = np.asarray(Image.open(tmp_path / "out" / "val0.png"))
     assert written.dtype == np.uint16 and (written == np.asarray(Image.open(run / "predicted" / "val0.png"))).all()

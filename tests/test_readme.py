@@ -25,7 +25,7 @@ def _blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def place(tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder laid out as the README supposes: a checkpoint, a photograph, the recipes."""
+    """A working folder laid out as the README supposes: a checkpoint, an image, the recipes."""
     (tmp_path / "out").mkdir()
     for name in ("quickstart", "camvid_mask2former_vits16"):
         (tmp_path / "out" / name).symlink_to(tiny_run)

@@ -1,4 +1,4 @@
-"""A whole run on generated pictures, from recipe to checkpoint folder."""
+"""A whole run on generated images, from recipe to checkpoint folder."""
 
 import csv
 import json

@@ -26,7 +26,7 @@ def run(path: Path, *overrides: str, resume: bool = False) -> dict[str, Any]:
 
 
 def mean_iou_by_hand(folder: Path) -> float:
-    """What `Segmenter` says of the validation pictures against their masks, in original ids."""
+    """What `Segmenter` says of the validation images against their masks, in original ids."""
     segmenter = Segmenter.from_pretrained(folder)
     inter, union = np.zeros(4), np.zeros(4)
     for row in build_data(load_recipe(folder / "recipe.yaml"))["validation"]:

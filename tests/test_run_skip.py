@@ -13,7 +13,7 @@ from hf_dinoseg.training import DinoSegTrainer
 
 @pytest.fixture
 def faulty(tmp_path, write_tiny_recipe):
-    """A recipe on eight pictures in folders, one broken in each split, and what breaks one more."""
+    """A recipe on eight images in folders, one broken in each split, and what breaks one more."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 5), ("val", 3)):
         for kind in ("images", "masks"):
@@ -23,7 +23,7 @@ def faulty(tmp_path, write_tiny_recipe):
                 tmp_path / f"images/{split}/{i}.jpg"
             )
             Image.fromarray(rng.integers(0, 4, (80, 70), dtype=np.uint8)).save(tmp_path / f"masks/{split}/{i}.png")
-    (tmp_path / "images/train/1.jpg").write_bytes(b"\xff\xd8 no picture")
+    (tmp_path / "images/train/1.jpg").write_bytes(b"\xff\xd8 no image")
     Image.fromarray(np.full((80, 70), 9, np.uint8)).save(tmp_path / "masks/val/0.png")
     source = f"data={{source: folder, root: {tmp_path}, crop_size: 64, on_bad_sample: skip}}"
     return load_recipe(
@@ -49,6 +49,6 @@ def test_skipped_samples_are_counted_and_listed_and_batches_stay_full(faulty, tm
     ids = {part: [one["id"] for one in ones] for part, ones in listed.items()}
     assert ids == {"train": ["1"], "validation": ["0"], "while_running": ["2"]}
     assert "1.jpg" in listed["train"][0]["reason"] and "9" in listed["validation"][0]["reason"]
-    again = evaluate(str(tmp_path / "run"))  # the picture that broke later is now found when the set is prepared
+    again = evaluate(str(tmp_path / "run"))  # the image that broke later is now found when the set is prepared
     assert (again["num_images"], again["num_skipped"]) == (1, 2)
     assert again["mean_iou"] == metrics["mean_iou"]

@@ -1,4 +1,4 @@
-"""What comes from outside runs nothing here: no unpickling, no code of others, no path out of a data set's folder.
+"""What comes from outside runs nothing here: no unpickling, no code of others, no path out of a dataset's folder.
 
 The source is read for it (`test_architecture` reads the package for its own rules, this reads every Python file), and
 what has such a rule is tried out.

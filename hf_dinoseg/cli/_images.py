@@ -1,4 +1,4 @@
-"""Which pictures the arguments of `dinoseg predict` stand for, and what their results are called."""
+"""Which images the arguments of `dinoseg predict` stand for, and what their results are called."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".png", ".ppm", ".pgm", ".t
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture to predict.
+class Image:
+    """An image to predict.
 
     Attributes:
         source: its path, or its URL.
@@ -31,50 +31,50 @@ class Picture:
         return _is_url(self.source)
 
 
-def find_pictures(entries: Sequence[str]) -> tuple[list[Picture], list[str]]:
-    """The pictures that arguments stand for, each once, in order; and a sentence for each that stands for none.
+def find_images(entries: Sequence[str]) -> tuple[list[Image], list[str]]:
+    """The images that arguments stand for, each once, in order; and a sentence for each that stands for none.
 
     A file named by itself is taken whatever its ending, and a URL whatever it leads to.
     """
-    found: dict[str, Picture] = {}  # by resolved path, so that no file is done twice
+    found: dict[str, Image] = {}  # by resolved path, so that no file is done twice
     faults = []
     for entry in entries:
         if _is_url(entry):
-            found.setdefault(entry, Picture(entry, _parts_of_url(entry)[-1]))
+            found.setdefault(entry, Image(entry, _parts_of_url(entry)[-1]))
             continue
         path = Path(entry)
         if path.is_file():
             hits, base = [path], path.parent
         elif path.is_dir():
-            hits, base = [p for p in sorted(path.rglob("*")) if _is_picture(p)], path
+            hits, base = [p for p in sorted(path.rglob("*")) if _is_image(p)], path
             if not hits:
-                faults.append(f"{entry}: the folder holds no pictures ({', '.join(sorted(_ENDINGS))}).")
+                faults.append(f"{entry}: the folder holds no images ({', '.join(sorted(_ENDINGS))}).")
         else:
-            hits = [p for p in map(Path, sorted(glob.glob(entry, recursive=True))) if _is_picture(p)]
+            hits = [p for p in map(Path, sorted(glob.glob(entry, recursive=True))) if _is_image(p)]
             base = _fixed_part(entry)
             if not hits:
                 faults.append(f"{entry}: there is no such file, folder or match.")
         for hit in hits:
-            found.setdefault(str(hit.resolve()), Picture(str(hit), hit.relative_to(base)))
+            found.setdefault(str(hit.resolve()), Image(str(hit), hit.relative_to(base)))
     return list(found.values()), faults
 
 
-def name_results(pictures: Sequence[Picture]) -> list[Path]:
-    """The name, without ending, of each picture's results below the output folder.
+def name_results(images: Sequence[Image]) -> list[Path]:
+    """The name, without ending, of each image's results below the output folder.
 
-    Its name below the folder or pattern that it was found by, sub-folders included. Pictures that would share a name
+    Its name below the folder or pattern that it was found by, sub-folders included. Images that would share a name
     are told apart by all their folders from where those part (URLs: by the address), and in one folder (`a.jpg`,
     `a.png`) by their endings. Names that differ in case only count as one: some file systems think so.
     """
-    paths = [os.path.abspath(p.source) for p in pictures if not p.is_url]
+    paths = [os.path.abspath(p.source) for p in images if not p.is_url]
     root = os.path.commonpath([os.path.dirname(p) for p in paths]) if paths else ""
     choices = []
-    for picture in pictures:
-        if picture.is_url:
-            full = Path(*_parts_of_url(picture.source))
+    for image in images:
+        if image.is_url:
+            full = Path(*_parts_of_url(image.source))
         else:
-            full = Path(os.path.abspath(picture.source)).relative_to(root)
-        choices.append([picture.within.with_name(picture.within.stem), full.with_name(full.stem), full])
+            full = Path(os.path.abspath(image.source)).relative_to(root)
+        choices.append([image.within.with_name(image.within.stem), full.with_name(full.stem), full])
     chosen = [0] * len(choices)
     while True:
         names = [options[i] for options, i in zip(choices, chosen, strict=True)]
@@ -90,7 +90,7 @@ def _is_url(entry: str) -> bool:
     return entry.lower().startswith(("http://", "https://"))
 
 
-def _is_picture(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     return path.suffix.lower() in _ENDINGS and path.is_file()
 
 
@@ -112,4 +112,4 @@ def _parts_of_url(url: str) -> list[Path]:
     return [Path(part) for part in cleaned if part]
 
 
-__all__ = ["Picture", "find_pictures", "name_results"]
+__all__ = ["Image", "find_images", "name_results"]

@@ -54,7 +54,7 @@ Window = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Side of the windows, and shorter side of pictures, in prediction; as published if not given.",
+        help="Side of the windows, and shorter side of images, in prediction; as published if not given.",
         show_default=False,
     ),
 ]
@@ -123,7 +123,7 @@ def eomt(
         int | None,
         typer.Option(
             min=1,
-            help="Side of the windows, and shorter side of pictures, in prediction; the checkpoint's image size, or "
+            help="Side of the windows, and shorter side of images, in prediction; the checkpoint's image size, or "
             "512, if not given.",
             show_default=False,
         ),

@@ -24,7 +24,7 @@ def demo(
 ) -> None:
     """Try a checkpoint on a page in the browser.
 
-    Drop a picture and see its classes over it. The page needs no network. `dinoseg push --space` puts the same page on
+    Drop an image and see its classes over it. The page needs no network. `dinoseg push --space` puts the same page on
     the Hub.
     """
     check_place(checkpoint)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..recipe import Recipe
 
 SHEET_FILE, REPORT_FILE = "contact_sheet.png", "doctor.json"
-_PROBED, _DRAWN = 8, 12  # pictures that a checkpoint predicts, and that the contact sheet shows
+_PROBED, _DRAWN = 8, 12  # images that a checkpoint predicts, and that the contact sheet shows
 
 
 def doctor(
@@ -26,7 +26,7 @@ def doctor(
     checkpoint: Annotated[
         str | None,
         typer.Option(
-            metavar="CHECKPOINT", help="Also predict a few pictures with it, and judge them.", show_default=False
+            metavar="CHECKPOINT", help="Also predict a few images with it, and judge them.", show_default=False
         ),
     ] = None,
     samples: Annotated[
@@ -63,7 +63,7 @@ def doctor(
         (output / REPORT_FILE).write_text(report.to_json() + "\n", encoding="utf-8")
     print_json(report.to_dict()) if json else typer.echo(report.text())
     if output is None and not json:
-        typer.echo(f"To see the masks over their pictures, give --output DIR: it writes {SHEET_FILE}.", err=True)
+        typer.echo(f"To see the masks over their images, give --output DIR: it writes {SHEET_FILE}.", err=True)
     if report.errors:
         raise typer.Exit(FAILED)
 

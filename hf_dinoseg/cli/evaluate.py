@@ -43,7 +43,7 @@ def evaluate(
     palette: Annotated[
         Palette | None,
         typer.Option(
-            help="Colours of the pictures, short for evaluation.palette=…: dataset, or colorblind for ones that "
+            help="Colours of the images, short for evaluation.palette=…: dataset, or colorblind for ones that "
             "everybody can tell apart.",
             show_default=False,
         ),

@@ -12,7 +12,7 @@ import typer
 from ..checkpoint import check_place
 from ._checkpoint import Checkpoint
 from ._errors import Debug
-from ._images import find_pictures
+from ._images import find_images
 from ._output import only_results_on_stdout, print_json
 
 
@@ -36,13 +36,13 @@ def export(
         str | None,
         typer.Option(
             metavar="N|HxW|dynamic",
-            help="Pictures the file takes: one size, or any whose sides are multiples of 32 or so (the file says). "
-            "The evaluation's window if not given; dynamic where it saw pictures whole.",
+            help="Images the file takes: one size, or any whose sides are multiples of 32 or so (the file says). "
+            "The evaluation's window if not given; dynamic where it saw images whole.",
             show_default=False,
         ),
     ] = None,
     preprocess: Annotated[
-        bool, typer.Option(help="Take uint8 RGB pictures and normalise inside; otherwise normalised pixel_values.")
+        bool, typer.Option(help="Take uint8 RGB images and normalise inside; otherwise normalised pixel_values.")
     ] = True,
     output_kind: Annotated[
         OutputKind,
@@ -51,11 +51,11 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="ONNX: 8-bit weights in matrix products, for CPUs; its cost is printed.")
     ] = False,
-    pictures: Annotated[
+    images: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FILES",
-            help="Pictures, folder or pattern to check the file on, instead of drawn pictures; may be repeated.",
+            help="Images, folder or pattern to check the file on, instead of drawn images; may be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -67,7 +67,7 @@ def export(
 ) -> None:
     """Write a checkpoint as one file that runs without this package, and check it against the model.
 
-    The file names its classes and their original ids. Batches may have any number of pictures.
+    The file names its classes and their original ids. Batches may have any number of images.
     """
     check_place(checkpoint)
     wanted = parse_size(size)
@@ -79,12 +79,12 @@ def export(
     if int8 and format is Format.torch:
         raise typer.BadParameter("8-bit weights are offered for --format onnx only.", param_hint="--int8")
     files: list[Path] = []
-    if pictures:
-        chosen, faults = find_pictures(pictures)
+    if images:
+        chosen, faults = find_images(images)
         faults += [f"{p.source}: an address is not taken here; name files." for p in chosen if p.is_url]
         files = [Path(p.source) for p in chosen]
         if faults:
-            raise typer.BadParameter(" ".join(faults), param_hint="--pictures")
+            raise typer.BadParameter(" ".join(faults), param_hint="--images")
     with only_results_on_stdout():
         report, found = _export(checkpoint, output, format, wanted, preprocess, output_kind, int8, files)
     if json:
@@ -126,11 +126,11 @@ def _export(
     from ..hub import export as exporting
     from ..hub.export_check import as_dict, check_export
     from ..inference import Segmenter
-    from ..inference.segmenter import read_picture
+    from ..inference.segmenter import load_image
 
     if format is Format.onnx:
         exporting.require_onnx()
-    images = [read_picture(file) for file in files]
+    images = [load_image(file) for file in files]
     segmenter = Segmenter.from_pretrained(checkpoint)
     kind: Any = output_kind.value
     plan = exporting.plan_export(segmenter, size, preprocess, kind)
@@ -163,10 +163,10 @@ def _print(report: dict[str, Any]) -> None:
     typer.echo(f"in   {report['input']} (B, 3, H, W) {report['input_dtype']}, {shape}")
     typer.echo(f"out  {', '.join(report['outputs'])}")
     if report["resize_shortest_edge"]:
-        typer.echo(f"note the checkpoint resizes pictures to a shorter side of {report['resize_shortest_edge']} first")
-    typer.echo(f"\n{'checked against the model':28}{'pictures':>9}{'max score difference':>22}{'equal labels':>14}")
+        typer.echo(f"note the checkpoint resizes images to a shorter side of {report['resize_shortest_edge']} first")
+    typer.echo(f"\n{'checked against the model':28}{'images':>9}{'max score difference':>22}{'equal labels':>14}")
     for one in report["check"]:
         typer.echo(
-            f"{one['pictures']:28}{one['count']:>9}{one['max_score_difference']:>22.1e}"
+            f"{one['images']:28}{one['count']:>9}{one['max_score_difference']:>22.1e}"
             f"{100 * one['equal_labels']:>12.3f} %"
         )

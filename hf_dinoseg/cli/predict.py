@@ -1,4 +1,4 @@
-"""`dinoseg predict CHECKPOINT PICTURES… --output DIR`"""
+"""`dinoseg predict CHECKPOINT IMAGES… --output DIR`"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 from ..checkpoint import check_place
 from ._checkpoint import Checkpoint
 from ._errors import FAILED, Debug
-from ._images import Picture, find_pictures, name_results
+from ._images import Image, find_images, name_results
 from ._options import Background, Palette, Threshold, check_background
 from ._output import only_results_on_stdout, print_json
 
@@ -35,7 +35,7 @@ class Form(str, Enum):
     probabilities = "probabilities"
 
 
-#: what is added to a picture's name
+#: what is added to an image's name
 ENDINGS = {
     Form.ids: ".png",
     Form.color: "_color.png",
@@ -52,11 +52,11 @@ Files = dict[Form, Path]
 
 def predict(
     checkpoint: Checkpoint,
-    pictures: Annotated[
+    images: Annotated[
         list[str],
         typer.Argument(
-            metavar="PICTURES",
-            help="Pictures, folders of pictures (searched to the bottom), quoted patterns such as 'in/**/*.jpg', or "
+            metavar="IMAGES",
+            help="Images, folders of images (searched to the bottom), quoted patterns such as 'in/**/*.jpg', or "
             "URLs (http, https).",
             show_default=False,
         ),
@@ -76,7 +76,7 @@ def predict(
     ] = None,
     mode: Annotated[
         Mode | None,
-        typer.Option(help="Overlapping windows, or each picture at once; as in evaluation if not given."),
+        typer.Option(help="Overlapping windows, or each image at once; as in evaluation if not given."),
     ] = None,
     window: Annotated[int | None, typer.Option(min=1, help="Side of the windows, in pixels.")] = None,
     stride: Annotated[int | None, typer.Option(min=1, help="Step from window to window, in pixels.")] = None,
@@ -86,7 +86,7 @@ def predict(
     palette: Annotated[
         Palette | None,
         typer.Option(
-            help="Colours: dataset for the data set's own, colorblind for ones that everybody can tell apart; the "
+            help="Colours: dataset for the dataset's own, colorblind for ones that everybody can tell apart; the "
             "checkpoint's (evaluation.palette) if not given.",
             show_default=False,
         ),
@@ -113,26 +113,26 @@ def predict(
     json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Segment pictures.
+    """Segment images.
 
-    Writes NAME.png, whose pixel values are the data set's own label ids in visible colours (16-bit grey if there are
-    ids above 255), and NAME_overlay.jpg for each picture NAME; other forms with --format. Sub-folders of a folder or
-    pattern are kept. Files appear only once they are whole, so an interrupted run is taken up with --resume. A picture
-    that cannot be read is listed at the end, and the others are done. Pictures of more than 67 million pixels are
+    Writes NAME.png, whose pixel values are the dataset's own label ids in visible colours (16-bit grey if there are
+    ids above 255), and NAME_overlay.jpg for each image NAME; other forms with --format. Sub-folders of a folder or
+    pattern are kept. Files appear only once they are whole, so an interrupted run is taken up with --resume. An image
+    that cannot be read is listed at the end, and the others are done. Images of more than 67 million pixels are
     read, predicted and written by strips, as ids only.
     """
     check_place(checkpoint)
     check_background(background, threshold)
     if resume and overwrite:
         raise typer.BadParameter("give one of them.", param_hint="--resume, --overwrite")
-    found, faults = find_pictures(pictures)
+    found, faults = find_images(images)
     if not found:
-        raise typer.BadParameter("no pictures: " + " ".join(faults), param_hint="PICTURES")
+        raise typer.BadParameter("no images: " + " ".join(faults), param_hint="IMAGES")
     forms = list(dict.fromkeys(form)) if form else [Form.ids, *([Form.overlay] if overlay else [])]
     targets = [result_files(name, output, forms) for name in name_results(found)]
     refuse_overwriting(found, targets, output, may_exist=resume or overwrite)
     if legend and any(file == output / LEGEND for files in targets for file in files.values()):
-        raise typer.BadParameter(f"a picture's result is called {LEGEND} too; predict without.", param_hint="--legend")
+        raise typer.BadParameter(f"an image's result is called {LEGEND} too; predict without.", param_hint="--legend")
     with only_results_on_stdout():
         todo = [(p, files) for p, files in zip(found, targets, strict=True) if not (resume and _all_there(files))]
         started = time.perf_counter()
@@ -140,7 +140,7 @@ def predict(
         if todo or (legend and not (output / LEGEND).exists()):
             segmenter = _load(checkpoint, mode, window, stride, palette, background, threshold)
             started = time.perf_counter()
-            jobs = [_job(picture, files, resume, transparent) for picture, files in todo]
+            jobs = [_job(image, files, resume, transparent) for image, files in todo]
             outcomes = sorted(_run(segmenter, jobs), key=lambda outcome: outcome.number)
             if legend:
                 _write_legend(segmenter, output)
@@ -149,31 +149,30 @@ def predict(
 
 
 def result_files(name: Path, output: Path, forms: Sequence[Form]) -> Files:
-    """The files that are written for one picture."""
+    """The files that are written for one image."""
     return {form: output / name.parent / f"{name.name}{ENDINGS[form]}" for form in forms}
 
 
 def refuse_overwriting(
-    pictures: Sequence[Picture], targets: Sequence[Mapping[Form, Path]], output: Path, may_exist: bool
+    images: Sequence[Image], targets: Sequence[Mapping[Form, Path]], output: Path, may_exist: bool
 ) -> None:
-    """Stop before anything is written over a picture, over another result, or unasked over any file.
+    """Stop before anything is written over an image, over another result, or unasked over any file.
 
     Raises:
         typer.BadParameter: with exit code 2.
     """
     if output.exists() and not output.is_dir():
         raise typer.BadParameter(f"{output} is a file; name a folder.", param_hint="--output")
-    inputs = {Path(p.source).resolve() for p in pictures if not p.is_url}
+    inputs = {Path(p.source).resolve() for p in images if not p.is_url}
     owners: dict[str, str] = {}
-    for picture, files in zip(pictures, targets, strict=True):
+    for image, files in zip(images, targets, strict=True):
         for file in files.values():
             if file.resolve() in inputs:
-                raise typer.BadParameter(f"{file} is one of the pictures; name another folder.", param_hint="--output")
-            if (owner := owners.setdefault(str(file).lower(), picture.source)) != picture.source:
+                raise typer.BadParameter(f"{file} is one of the images; name another folder.", param_hint="--output")
+            if (owner := owners.setdefault(str(file).lower(), image.source)) != image.source:
                 raise typer.BadParameter(
-                    f"{owner} and {picture.source} would both be written to {file}; predict them into different "
-                    "folders.",
-                    param_hint="PICTURES",
+                    f"{owner} and {image.source} would both be written to {file}; predict them into different folders.",
+                    param_hint="IMAGES",
                 )
     there = [file for files in targets for file in files.values() if file.exists()]
     if there and not may_exist:
@@ -232,18 +231,18 @@ def _run(segmenter: Segmenter, jobs: Sequence[Job]) -> Iterator[Outcome]:
             yield outcome
 
 
-def _job(picture: Picture, files: Files, resume: bool, transparent: bool) -> Job:
+def _job(image: Image, files: Files, resume: bool, transparent: bool) -> Job:
     from ..inference import Job
 
     names: dict[Format, Path] = {form.value: file for form, file in files.items()}
     there = frozenset(name for name, file in names.items() if resume and file.exists())
-    return Job(picture.source, names, there, transparent)
+    return Job(image.source, names, there, transparent)
 
 
 def _tell(
     outcomes: Sequence[Outcome],
     faults: Sequence[str],
-    pictures: Sequence[Picture],
+    images: Sequence[Image],
     output: Path,
     seconds: float,
     as_json: bool,
@@ -252,7 +251,7 @@ def _tell(
     failed: list[dict[str, str | None]] = [{"file": None, "error": fault} for fault in faults]
     failed += [{"file": o.job.source, "error": o.error} for o in outcomes if o.error is not None]
     done = [outcome for outcome in outcomes if outcome.written]
-    skipped = len(pictures) - len(done) - (len(failed) - len(faults))
+    skipped = len(images) - len(done) - (len(failed) - len(faults))
     rate = len(done) / seconds if done else 0.0
     if as_json:
         written = [
@@ -264,7 +263,7 @@ def _tell(
     else:
         there = f", {skipped} there already" if skipped else ""
         speed = f" ({rate:.2f} images per second)" if done else ""
-        typer.echo(f"{len(done)} of {len(pictures)} pictures written to {output}{there}{speed}")
+        typer.echo(f"{len(done)} of {len(images)} images written to {output}{there}{speed}")
     for item in failed:
         name = f"{item['file']}: " if item["file"] and not str(item["error"]).startswith(str(item["file"])) else ""
         typer.echo(f"dinoseg: {name}{item['error']}", err=True)

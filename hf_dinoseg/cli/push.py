@@ -34,7 +34,7 @@ def push(
 ) -> None:
     """Publish a checkpoint on the Hugging Face Hub.
 
-    Uploaded are weights, configs, the model's code, card, metrics, recipe and pictures; the optimiser's state is not.
+    Uploaded are weights, configs, the model's code, card, metrics, recipe and images; the optimiser's state is not.
     The token is the one of `hf auth login` or HF_TOKEN. A push that broke off goes on when it is repeated.
     """
     _check_folder(checkpoint)

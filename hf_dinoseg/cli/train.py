@@ -42,7 +42,7 @@ def train(
         typer.Option(
             "--dry-run",
             help="Print the recipe with every default, and try it: two steps with a tiny backbone on generated "
-            "pictures. No data, no download, nothing written.",
+            "images. No data, no download, nothing written.",
         ),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the metrics, or what a dry run did, as JSON.")] = False,
@@ -50,7 +50,7 @@ def train(
 ) -> None:
     """Train a model by a recipe.
 
-    The checkpoint, its metrics, pictures and model card are left in training.output_dir. For several processes:
+    The checkpoint, its metrics, images and model card are left in training.output_dir. For several processes:
     accelerate launch train.py RECIPE [SECTION.KEY=VALUE]...
     """
     if resume and overwrite:
@@ -83,11 +83,11 @@ def _dry_run(recipe: Recipe, json: bool) -> None:
     if json:
         print_json({"recipe": recipe.to_dict(), "dry_run": did})
         return
-    width, height = did["picture_size"]
+    width, height = did["image_size"]
     losses = ", ".join(f"{loss:.3g}" for loss in did["losses"])
     typer.echo(recipe.to_yaml(), nl=False)
     typer.echo(
-        f"# Dry run: {did['steps']} steps on generated pictures of {width} x {height}, losses {losses}, and an "
+        f"# Dry run: {did['steps']} steps on generated images of {width} x {height}, losses {losses}, and an "
         f"evaluation of one.\n# {did['num_labels']} classes, head {did['head']}, tune {did['tune']}, a tiny "
         f"{did['backbone']} in place of {did['in_place_of']}.\n# Nothing was downloaded, nothing is left on disk. "
         "Whether the data is there and fits: dinoseg doctor."

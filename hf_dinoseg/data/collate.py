@@ -31,7 +31,7 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def collate_eval(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """An evaluation batch: pictures of any size side by side.
+    """An evaluation batch: images of any size side by side.
 
     Returns:
         `index` (B,) int64; `pixel_values` list of (3, H, W) float32; `labels` list of (H0, W0) train ids; `zero`, if
@@ -55,7 +55,7 @@ def expand_batch(batch: Mapping[str, Any], image_mean: Sequence[float], image_st
 
     Returns:
         `index` (B,); `pixel_values` (B, 3, H, W) float32, (x / 255 - mean) / std; `labels` (B, H, W) int64;
-        `mask_labels` list of (N_i, H, W) bool and `class_labels` list of (N_i,) int64, N_i the classes in picture i.
+        `mask_labels` list of (N_i, H, W) bool and `class_labels` list of (N_i,) int64, N_i the classes in image i.
     """
     pixels, labels = batch["pixel_values"], batch["labels"]
     mean = torch.tensor(image_mean, dtype=torch.float32, device=pixels.device).view(-1, 1, 1)

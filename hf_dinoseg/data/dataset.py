@@ -21,7 +21,7 @@ from .label_zero import zero_is_void, zero_mask
 from .rare_classes import RareClassCrops
 from .sources.mixture import WEIGHT
 from .targets import OnBadSample, Skipped
-from .transforms import Picture, TrainTransform, label_tensor
+from .transforms import ImageSource, TrainTransform, label_tensor
 from .weighted_sampling import WeightedDraws
 
 _RARE = 1  # keeps the draws of rare classes apart from those of crops
@@ -45,7 +45,7 @@ def sample_key(name: str, copy: int = 0) -> int:
 
 def training_item(
     transform: TrainTransform,
-    image: Picture,
+    image: ImageSource,
     label_map: np.ndarray,
     seed: Sequence[int],
     focus: int | None = None,
@@ -77,7 +77,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         dataset: prepared rows (`targets.prepare_targets`); a column `weight` says how often an epoch draws each.
         transform: what augments them.
         seed: 0 or more.
-        max_pixels: larger pictures are refused.
+        max_pixels: larger images are refused.
         on_bad_sample: what to do about a file that could be read when the targets were prepared and no longer can:
             `error` raises, `skip` puts the next good sample in its place, with a crop of its own.
         rare: puts another row in the place of some, for a rare class that the crop is then placed about.
@@ -116,7 +116,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         `skipped`, a list of `Skipped`: those in whose place it is shown.
 
         Raises:
-            DataError: if the picture cannot be read; under `skip` only if no picture can.
+            DataError: if the image cannot be read; under `skip` only if no image can.
         """
         epoch, draw = int(self._epoch), tuple[int, ...]()
         if self.draws is not None:
@@ -150,13 +150,13 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
 
 class EvalDataset(Dataset[dict[str, Any]]):
-    """Evaluation samples: the whole picture as the image processor gives it, the label map at its original size.
+    """Evaluation samples: the whole image as the image processor gives it, the label map at its original size.
 
     Args:
         dataset: prepared rows (`targets.prepare_targets`).
-        processor: a transformers image processor; called as `processor(images=picture, return_tensors="pt")`.
+        processor: a transformers image processor; called as `processor(images=image, return_tensors="pt")`.
         label_space: where its id 0 is void, samples tell it from other void, for figures of the background.
-        max_pixels: larger pictures are refused.
+        max_pixels: larger images are refused.
         on_bad_sample: what to do about a file that could be read when the targets were prepared and no longer can:
             `error` raises, `skip` gives an item that is counted and not measured.
         num_skipped: samples that were taken out before; reported with the metrics.
@@ -186,7 +186,7 @@ class EvalDataset(Dataset[dict[str, Any]]):
         """`index` int, `pixel_values` (3, H, W) float32, `labels` (H0, W0) uint8 or int32 train ids; `zero` (H0, W0)
         bool, where the mask says 0, if 0 is void.
 
-        Under `skip`, where the picture cannot be read, `index` is -1 - index and the rest one meaningless pixel; and
+        Under `skip`, where the image cannot be read, `index` is -1 - index and the rest one meaningless pixel; and
         there is `skipped`, a list that holds the `Skipped` then.
         """
         row = self.dataset[index]

@@ -12,15 +12,15 @@ _TEMPERATURE = 0.01  # DAFormer's; a class of one per cent of all pixels more is
 
 
 class RareClassCrops:
-    """Chooses, for a share of the training samples, a class and a picture that holds it.
+    """Chooses, for a share of the training samples, a class and an image that holds it.
 
     Rare class sampling as DAFormer does it (Hoyer et al., https://arxiv.org/abs/2111.14887, section 3.3): a class c,
     which has the share f_c of all labelled pixels, is drawn with a probability proportional to exp((1 - f_c) / T),
-    T = 0.01, then one of the pictures that hold it, each alike. The transform places the crop about one of its pixels.
+    T = 0.01, then one of the images that hold it, each alike. The transform places the crop about one of its pixels.
 
     Args:
         share: of samples that are chosen so, 0 to 1; the others are left as they come.
-        class_labels: for each picture its classes.
+        class_labels: for each image its classes.
         pixel_counts: how many pixels each of them has there.
 
     Raises:
@@ -46,7 +46,7 @@ class RareClassCrops:
         """(C,) how often each of `classes`, the train ids that occur, is drawn."""
 
     def draw(self, rng: np.random.Generator) -> tuple[int, int] | None:
-        """(place of the picture, train id of the class), or None for a sample that is to stay as it is."""
+        """(place of the image, train id of the class), or None for a sample that is to stay as it is."""
         if not len(self.classes) or rng.random() >= self.share:
             return None
         chosen = int(rng.choice(len(self.classes), p=self.probabilities))

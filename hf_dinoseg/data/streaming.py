@@ -47,7 +47,7 @@ def as_stream(rows: Dataset, readers: int) -> datasets.IterableDataset:
 
 
 def open_stream(source: str, place: str, **fields: Any) -> tuple[datasets.IterableDataset, Dataset]:
-    """A stored data set (on the Hub, or parquet, arrow, imagefolder on disk) whose training split is not loaded.
+    """A stored dataset (on the Hub, or parquet, arrow, imagefolder on disk) whose training split is not loaded.
 
     Args:
         source, place, fields: those of `sources.stored.StoredSplits`.
@@ -88,7 +88,7 @@ class StreamingSegmentationDataset(IterableDataset[dict[str, Any]]):
     no batch gets smaller, and the places of all others stay.
 
     Args:
-        rows: columns `id`, `image`, `mask`, as `as_stream` or `open_stream` give them. Rows of a data set without a
+        rows: columns `id`, `image`, `mask`, as `as_stream` or `open_stream` give them. Rows of a dataset without a
             column of names are numbered as they come, so their ids depend on how the stream is divided.
         label_space: makes train ids of masks.
         transform: what augments them.

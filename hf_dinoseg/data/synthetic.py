@@ -1,8 +1,8 @@
-"""Fundus-like pictures drawn from a seed, with exact masks: something real enough to train on without any download.
+"""Fundus-like images drawn from a seed, with exact masks: something real enough to train on without any download.
 
 An eye is an orange-red disc on black with a bright optic disc, from which arteries and veins branch out, ever thinner
 and never straight. Arteries are brighter and thinner than veins and carry a light reflex; light, colour, blur and noise
-vary from picture to picture. Picture and mask come from the same anti-aliased coverage: a pixel is a vessel's when the
+vary from image to image. Image and mask come from the same anti-aliased coverage: a pixel is a vessel's when the
 vessel covers at least half of it.
 """
 
@@ -19,11 +19,11 @@ BACKGROUND, ARTERY, VEIN, DISC = 0, 1, 2, 3
 CLASSES = {BACKGROUND: "background", ARTERY: "artery", VEIN: "vein", DISC: "disc"}
 
 _OVERSAMPLING = 3  # vessels are drawn this many times larger and averaged down: their edges are then fractions
-_MIN_WIDTH = 2.6  # of a vessel, in pixels of a 256-pixel picture; thinner ones end
+_MIN_WIDTH = 2.6  # of a vessel, in pixels of a 256-pixel image; thinner ones end
 
 
 class Branch(NamedTuple):
-    """One unbranched vessel: its centre line and its width along it, in units of the picture's side."""
+    """One unbranched vessel: its centre line and its width along it, in units of the image's side."""
 
     points: np.ndarray  # (n, 2) x, y
     widths: np.ndarray  # (n,)
@@ -35,10 +35,10 @@ def draw_fundus(index: int, seed: int = 0, size: int = 256) -> tuple[Image.Image
     Args:
         index: which one, 0 or more.
         seed: another seed draws other eyes.
-        size: side of the square picture, pixels.
+        size: side of the square image, pixels.
 
     Returns:
-        RGB picture (size, size) and (size, size) uint8 mask: 0 background, 1 artery, 2 vein, 3 optic disc.
+        RGB image (size, size) and (size, size) uint8 mask: 0 background, 1 artery, 2 vein, 3 optic disc.
     """
     rng = np.random.default_rng([seed, index])
     side = float(rng.choice((-1.0, 1.0)))  # left or right eye: where the disc lies
@@ -69,13 +69,13 @@ def draw_fundus(index: int, seed: int = 0, size: int = 256) -> tuple[Image.Image
         tint = np.array(factors, np.float32) * rng.uniform(0.95, 1.05)
         pixels *= 1 - coverage[kind][..., None] * (1 - tint)
     pixels += reflex[..., None] * np.array([26, 22, 12], np.float32)
-    return _photograph(pixels * field[..., None], x, y, size, rng), mask
+    return _image(pixels * field[..., None], x, y, size, rng), mask
 
 
-def encode_pair(picture: Image.Image, mask: np.ndarray) -> tuple[bytes, bytes]:
-    """The picture as JPEG bytes, the mask as PNG bytes: what a folder of photographs would hold."""
+def encode_pair(image: Image.Image, mask: np.ndarray) -> tuple[bytes, bytes]:
+    """The image as JPEG bytes, the mask as PNG bytes: what a folder of images would hold."""
     image_file, mask_file = io.BytesIO(), io.BytesIO()
-    picture.save(image_file, "JPEG", quality=95)
+    image.save(image_file, "JPEG", quality=95)
     Image.fromarray(mask).save(mask_file, "PNG")
     return image_file.getvalue(), mask_file.getvalue()
 
@@ -113,7 +113,7 @@ def _grow(
         heading: radians.
         width: at its start.
         bend: mean curvature, radians a unit of length.
-        length: how far it goes, in units of the picture's side.
+        length: how far it goes, in units of the image's side.
     """
     step = 0.016
     count = max(3, round(length / step))
@@ -176,7 +176,7 @@ def _retina(
     return color * (1 - dark * np.array([0.22, 0.34, 0.36], np.float32)) * (1 + 0.035 * mottling)
 
 
-def _photograph(pixels: np.ndarray, x: np.ndarray, y: np.ndarray, size: int, rng: np.random.Generator) -> Image.Image:
+def _image(pixels: np.ndarray, x: np.ndarray, y: np.ndarray, size: int, rng: np.random.Generator) -> Image.Image:
     """The camera's share: uneven light, blur, sensor noise."""
     angle, slope = rng.uniform(0, 2 * math.pi), rng.uniform(0.0, 0.35)
     centre_x, centre_y = 0.5 + rng.uniform(-0.08, 0.08), 0.5 + rng.uniform(-0.08, 0.08)

@@ -60,7 +60,7 @@ def prepare_targets(
     """Reads every mask once and adds the columns that training and evaluation use.
 
     Added: `label_map` (the (H, W) train-id map, packed; see `masks.read_label_map`), `class_labels` (train ids
-    present, ascending), `pixel_counts` (in the same order), `void_pixels`, `height`, `width`. Pictures are read to
+    present, ascending), `pixel_counts` (in the same order), `void_pixels`, `height`, `width`. Images are read to
     their end as well, so that a broken file is met now and not in the middle of a run.
 
     The result is cached in the datasets cache folder, under a fingerprint of the label space and of each file's path,
@@ -74,7 +74,7 @@ def prepare_targets(
             with it, for `drop_bad` to take out.
 
     Raises:
-        DataError: if a file cannot be read, or the sizes of a picture and its mask differ.
+        DataError: if a file cannot be read, or the sizes of an image and its mask differ.
         LabelError: if a mask holds ids that the label space does not know. Both name the file.
     """
     text = json.dumps(label_space.to_dict(), sort_keys=True)
@@ -88,7 +88,7 @@ def prepare_targets(
     targets = dataset.map(
         _row_targets,
         input_columns=["image", "mask"],
-        remove_columns=dataset.column_names,  # joined again below: pictures stored as bytes are not copied to the cache
+        remove_columns=dataset.column_names,  # joined again below: images stored as bytes are not copied to the cache
         fn_kwargs={"label_space": text, "max_pixels": max_pixels, "keep_bad": skip},
         features=Features({**TARGET_FEATURES, _FAULT: Value("string")}) if skip else TARGET_FEATURES,
         num_proc=num_proc,
@@ -214,7 +214,7 @@ def check_sizes(image: Cell, mask: Cell, size: tuple[int, int], mask_size: tuple
     """
     if size == mask_size:
         return
-    hint = "Give each picture the mask that was drawn on it, at the same size."
+    hint = "Give each image the mask that was drawn on it, at the same size."
     if size == mask_size[::-1]:
         hint = (
             "The one is the other lying on its side: one of the two files is probably turned by an EXIF orientation "

@@ -1,6 +1,6 @@
 """The training transform: scale jitter, rotation, crop, flips and photometric jitter, on bytes.
 
-Nothing is computed that the crop throws away: scale and crop are first worked out as one box in the source picture, the
+Nothing is computed that the crop throws away: scale and crop are first worked out as one box in the source image, the
 box is judged by its labels, and then it alone is resampled, once. Without rotation that is a resize of the box, with
 rotation one affine warp.
 """
@@ -21,7 +21,7 @@ from .color_jitter import change_colors, color_matrix
 
 _CROP_TRIES = 10
 Matrix = tuple[float, float, float, float, float, float]
-Picture = Image.Image | Callable[[int], Image.Image]
+ImageSource = Image.Image | Callable[[int], Image.Image]
 """RGB, (W, H); or what reads it once it is known how many of its upper rows are wanted, and may leave off the rest."""
 
 
@@ -35,7 +35,7 @@ class Box(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What training wants of one picture."""
+    """What training wants of one image."""
 
     pixels: torch.Tensor  # (3, S, S) uint8
     labels: torch.Tensor  # (S, S) uint8 or int32
@@ -43,11 +43,11 @@ class Sample(NamedTuple):
 
 
 class TrainTransform:
-    """Augments a picture and its label map together.
+    """Augments an image and its label map together.
 
     Args:
         crop_size: side of the square output, pixels.
-        scale: bounds of the factor that the picture is scaled by, drawn uniformly. (0.1, 2.0) is the large-scale
+        scale: bounds of the factor that the image is scaled by, drawn uniformly. (0.1, 2.0) is the large-scale
             jitter of Ghiasi et al. (https://arxiv.org/abs/2012.07177).
         max_class_share: redraw the crop's place, up to 10 times, while one class covers more than this share of its
             labelled pixels; then take the draw with the smallest such share. A crop without a labelled pixel counts
@@ -56,7 +56,7 @@ class TrainTransform:
         vertical_flip: mirror top and bottom half of the time.
         rotation: turn by an angle drawn uniformly from -rotation to rotation, in degrees, about the crop's middle.
         photometric: brightness, contrast, saturation and hue, see `color.color_matrix`.
-        ignore_index: written to the label map where the scaled and turned picture does not fill the crop; the picture
+        ignore_index: written to the label map where the scaled and turned image does not fill the crop; the image
             is given its own mean colour there.
 
     Example:
@@ -104,7 +104,7 @@ class TrainTransform:
             label_map: (H, W) train ids.
             rng: the only source of chance.
             focus: a class; the crop is placed about one of its pixels, drawn uniformly, which then stands in the
-                middle half of the crop (nearer to the rim where the picture ends). None, or a class that is not
+                middle half of the crop (nearer to the rim where the image ends). None, or a class that is not
                 there, places the crop anywhere.
 
         Returns:
@@ -114,11 +114,11 @@ class TrainTransform:
         return sample.pixels.permute(1, 2, 0).numpy(), sample.labels.numpy().astype(label_map.dtype, copy=False)
 
     def sample(
-        self, image: Picture, label_map: np.ndarray, rng: np.random.Generator, focus: int | None = None
+        self, image: ImageSource, label_map: np.ndarray, rng: np.random.Generator, focus: int | None = None
     ) -> Sample:
         """The same with channels first, and with the classes that were counted on the way."""
         if isinstance(image, Image.Image) and image.size != label_map.shape[::-1]:
-            raise InputError(f"the picture is {image.size} (width, height), its label map {label_map.shape[::-1]}.")
+            raise InputError(f"the image is {image.size} (width, height), its label map {label_map.shape[::-1]}.")
         scale = rng.uniform(*self.scale)
         angle = math.radians(rng.uniform(-self.rotation, self.rotation)) if self.rotation else 0.0
         x, y, labels, counts = self._choose_crop(label_map, scale, angle, rng, focus)
@@ -141,7 +141,7 @@ class TrainTransform:
         """The boxes across and down, the labels there, and how often each class is among them."""
         height, width = label_map.shape
         best: tuple[float, Box, Box, np.ndarray, np.ndarray] | None = None
-        # Where the whole picture fits, other places hold the same labels.
+        # Where the whole image fits, other places hold the same labels.
         fits = max(width, height) * scale <= self.crop_size
         tries = 1 if fits or self.max_class_share == 1 else _CROP_TRIES
         places = np.flatnonzero(label_map == focus) if focus is not None and not fits else np.empty(0, np.intp)
@@ -258,7 +258,7 @@ def reach(x: Box, y: Box, angle: float, crop_size: int, shape: tuple[int, ...]) 
 
 
 def box_pixels(image: Image.Image, x: Box, y: Box) -> torch.Tensor:
-    """(height, width, 3 or 4) uint8 of an RGB picture's box, not to be written to: what follows the third channel is
+    """(height, width, 3 or 4) uint8 of an RGB image's box, not to be written to: what follows the third channel is
     Pillow's padding. Seen through Arrow, Pillow's own memory, where it is of one piece: up to 4 million pixels or so.
     https://pillow.readthedocs.io/en/stable/reference/arrow_support.html
     """

@@ -62,7 +62,7 @@ def check_coverage(surveys: Surveys, space: LabelSpace) -> list[Finding]:
                 "class-absent-in-validation",
                 f"in training masks, but in no validation mask: {only_train}. Their IoU is undefined (NaN, left out "
                 "of the mean), or 0 as soon as one pixel is predicted as such.",
-                "Move pictures that show them into validation, or read their figures as missing.",
+                "Move images that show them into validation, or read their figures as missing.",
             )
         )
     return findings
@@ -102,7 +102,7 @@ def check_void(surveys: Surveys, space: LabelSpace) -> list[Finding]:
                 Finding(
                     "warning",
                     "void-masks",
-                    f"{name}: {len(empty)} masks are void altogether: {some(empty)}. Their pictures teach nothing.",
+                    f"{name}: {len(empty)} masks are void altogether: {some(empty)}. Their images teach nothing.",
                     "Remove these pairs, or label them.",
                 )
             )
@@ -139,7 +139,7 @@ def check_imbalance(surveys: Surveys, space: LabelSpace) -> list[Finding]:
                 "extreme-imbalance",
                 f"train: {len(rare)} classes have fewer than {share_text(_RARE)} of the labelled pixels: "
                 f"{some(told, 8)}.",
-                "Add pictures of them, or merge them into a broader class: `labels.merge: {<id>: <into id>}`.",
+                "Add images of them, or merge them into a broader class: `labels.merge: {<id>: <into id>}`.",
             )
         )
     return findings

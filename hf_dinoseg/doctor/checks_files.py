@@ -43,7 +43,7 @@ def check_readable(surveys: Surveys) -> list[Finding]:
 
 
 def check_sizes(surveys: Surveys) -> list[Finding]:
-    """Pictures and masks of different size, lying on their side, or turned by a tag that only one of them has."""
+    """Images and masks of different size, lying on their side, or turned by a tag that only one of them has."""
     other, lying, turned = [], [], []
     for pair in (pair for survey in surveys.values() for pair in survey.pairs):
         image, mask = pair.image, pair.mask
@@ -64,7 +64,7 @@ def check_sizes(surveys: Surveys) -> list[Finding]:
                 "error",
                 "size-mismatch",
                 f"{_pairs(len(other))} of different size (width×height): {some(other)}.",
-                "Give each picture the mask that was drawn on it, at the same size; resize masks by nearest neighbour.",
+                "Give each image the mask that was drawn on it, at the same size; resize masks by nearest neighbour.",
             )
         )
     if lying:
@@ -82,8 +82,8 @@ def check_sizes(surveys: Surveys) -> list[Finding]:
                 "warning",
                 "exif-turns-one",
                 f"{_pairs(len(turned))} of equal size whose EXIF orientation tags differ: {some(turned)}. Tags are "
-                "followed, so the picture is turned over a mask that is not.",
-                "Look at the contact sheet. If picture and mask disagree there, save both upright, without the tag.",
+                "followed, so the image is turned over a mask that is not.",
+                "Look at the contact sheet. If image and mask disagree there, save both upright, without the tag.",
             )
         )
     return findings
@@ -112,7 +112,7 @@ def check_lossy_masks(surveys: Surveys, known: set[int]) -> list[Finding]:
 
 
 def check_huge(surveys: Surveys) -> list[Finding]:
-    """Pictures that take seconds to decode."""
+    """Images that take seconds to decode."""
     huge = [
         f"{pair.image.name} ({pair.image.size[0]}×{pair.image.size[1]})"
         for survey in surveys.values()
@@ -125,7 +125,7 @@ def check_huge(surveys: Surveys) -> list[Finding]:
         Finding(
             "warning",
             "huge-image",
-            f"{len(huge)} pictures of more than {HUGE_PIXELS // 1_000_000} million pixels: {some(huge)}. Each is "
+            f"{len(huge)} images of more than {HUGE_PIXELS // 1_000_000} million pixels: {some(huge)}. Each is "
             "decoded whole for every crop.",
             "Cut them and their masks into tiles.",
         )
@@ -133,14 +133,14 @@ def check_huge(surveys: Surveys) -> list[Finding]:
 
 
 def check_duplicates(twins: Sequence[Twins]) -> list[Finding]:
-    """Pictures that are there more than once, as `find_twins` finds them."""
+    """Images that are there more than once, as `find_twins` finds them."""
     findings = []
     if across := [twin for twin in twins if twin.splits[0] != twin.splits[1]]:
         findings.append(
             Finding(
                 "warning",
                 "duplicate-across-splits",
-                f"{_pictures(len(across), across[0].splits[1])} in {across[0].splits[0]} too{_as_files(across)}.",
+                f"{_images(len(across), across[0].splits[1])} in {across[0].splits[0]} too{_as_files(across)}.",
                 "Take them out of one of the splits: the score is else partly taken on what was learned.",
             )
         )
@@ -150,7 +150,7 @@ def check_duplicates(twins: Sequence[Twins]) -> list[Finding]:
                 Finding(
                     "warning",
                     "duplicate-in-split",
-                    f"{_pictures(len(within), split)} there already{_as_files(within)}.",
+                    f"{_images(len(within), split)} there already{_as_files(within)}.",
                     "Keep one of each: what is there twice is learned, or counts in the score, twice.",
                 )
             )
@@ -160,14 +160,14 @@ def check_duplicates(twins: Sequence[Twins]) -> list[Finding]:
                 "warning",
                 "duplicate-masks-differ",
                 f"{len(contradicting)} of these have another mask than their twin: {_told(contradicting)}.",
-                "Find out which mask is right, and remove the other with its picture: both cannot be learned.",
+                "Find out which mask is right, and remove the other with its image: both cannot be learned.",
             )
         )
     return findings
 
 
-def _pictures(count: int, split: str) -> str:
-    return f"1 {split} picture is" if count == 1 else f"{count} {split} pictures are"
+def _images(count: int, split: str) -> str:
+    return f"1 {split} image is" if count == 1 else f"{count} {split} images are"
 
 
 def _as_files(twins: Sequence[Twins]) -> str:

@@ -86,7 +86,7 @@ def _check_ids(pairs: list[PairFacts], space: LabelSpace, complete: bool) -> lis
                 "error",
                 "masks-smoothed",
                 f"{len(unknown)} different values that the recipe does not know: {seen}Labels have few values; so many "
-                "come from resizing with smoothing, from a grey photograph, or from instance ids.",
+                "come from resizing with smoothing, from a grey image, or from instance ids.",
                 "Export the masks at their own size, or resize them by nearest neighbour; check `data.mask`.",
             )
         ]
@@ -196,16 +196,16 @@ def _color_masks(pairs: list[PairFacts], count: int, space: LabelSpace) -> Findi
     total = _total(pairs)
     told = ", ".join(f"{unpack(c)} {share_text(n / total.total())}" for c, n in total.most_common(6))
     if len(total) > max(64, 4 * len(space.classes)):
-        what = f"{len(total)} different colours; so many are a photograph, or colours blurred by JPEG or resizing."
+        what = f"{len(total)} different colours; so many are an image, or colours blurred by JPEG or resizing."
         cure = "Check `data.mask`. If these are masks, export them again as PNG, one exact colour a class."
     else:
         what = f"{len(total)} colours: {told}."
         listed = ", ".join(f"{i}: {list(unpack(c))}" for i, (c, _) in enumerate(total.most_common(3)))
         cure = (
-            "Write `labels.encoding: rgb` and `labels.colors` with each id's own colour, as the data set documents "
+            "Write `labels.encoding: rgb` and `labels.colors` with each id's own colour, as the dataset documents "
             f"them: {{{listed}, …}}."
         )
-    seen = f"{len(pairs)} of {count} masks are colour pictures, such as {pairs[0].mask.name}. They hold {what}"
+    seen = f"{len(pairs)} of {count} masks are colour images, such as {pairs[0].mask.name}. They hold {what}"
     return Finding("error", "colour-masks", seen, cure)
 
 

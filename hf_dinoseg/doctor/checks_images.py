@@ -1,4 +1,4 @@
-"""Checks of pixel values: photographs that would reach the model black, or not as they look."""
+"""Checks of pixel values: images that would reach the model black, or not as they look."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
 def check_ranges(surveys: Surveys) -> list[Finding]:
-    """Bit depth and value range. Needs pictures that were decoded; of others only the type of pixels is judged."""
+    """Bit depth and value range. Needs images that were decoded; of others only the type of pixels is judged."""
     images = [pair.image for survey in surveys.values() for pair in survey.pairs if pair.image.fault is None]
     findings = []
     if floats := [image.name for image in images if image.mode == "F"]:
@@ -22,7 +22,7 @@ def check_ranges(surveys: Surveys) -> list[Finding]:
             Finding(
                 "error",
                 "float-image",
-                f"{len(floats)} pictures hold floating-point pixels, whose range is not known: {some(floats)}.",
+                f"{len(floats)} images hold floating-point pixels, whose range is not known: {some(floats)}.",
                 "Convert them to 8 bits a channel, with one fixed range for all.",
             )
         )
@@ -38,7 +38,7 @@ def check_ranges(surveys: Surveys) -> list[Finding]:
             Finding(
                 "warning" if dark or mixed else "info",
                 "sixteen-bit-image",
-                f"{len(wide)} pictures have 16 or more bits a pixel{mixed}: {some([i.name for i in wide])}. Their "
+                f"{len(wide)} images have 16 or more bits a pixel{mixed}: {some([i.name for i in wide])}. Their "
                 f"upper byte is used.{dark}",
                 "Convert them to 8 bits with the range that they really use, the same one for all and in deployment.",
             )
@@ -50,8 +50,8 @@ def check_ranges(surveys: Surveys) -> list[Finding]:
             Finding(
                 "warning",
                 "dark-images",
-                f"the brightest pixel of {len(narrow)} pictures is {top:.0f} of 255. They reach the model as black.",
-                "Bytes run from 0 to 255: scale the pictures (values 0 to 1 times 255) and save them again.",
+                f"the brightest pixel of {len(narrow)} images is {top:.0f} of 255. They reach the model as black.",
+                "Bytes run from 0 to 255: scale the images (values 0 to 1 times 255) and save them again.",
             )
         )
     elif blank := [image.name for image in narrow if image.extrema and image.extrema[0] == image.extrema[1]]:
@@ -59,7 +59,7 @@ def check_ranges(surveys: Surveys) -> list[Finding]:
             Finding(
                 "warning",
                 "blank-images",
-                f"{len(blank)} pictures are of one colour throughout: {some(blank)}.",
+                f"{len(blank)} images are of one colour throughout: {some(blank)}.",
                 "Look at them; restore them, or remove them together with their masks.",
             )
         )

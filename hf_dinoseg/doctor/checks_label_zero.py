@@ -1,4 +1,4 @@
-"""The most frequent question about a data set's labels: is 0 void, or a class?"""
+"""The most frequent question about a dataset's labels: is 0 void, or a class?"""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_zero(surveys: Mapping[str, Survey], space: LabelSpace) -> list[Finding
     others = space.num_labels - (0 in space.original_ids)
     seen = (
         f"0 is {share_text(zero / pixels)} of all pixels and stands in {len(pairs)} of the masks; there it is "
-        f"{share_text(thin)} lines between regions, and {share_text(frame)} of the picture's rim. As a class there are "
+        f"{share_text(thin)} lines between regions, and {share_text(frame)} of the image's rim. As a class there are "
         f"{others + 1} to learn, as void {others}."
     )
     as_void = "take 0 out of `classes` and write `labels.reduce_zero_label: true` (or `ignore: [0]`)"

@@ -62,12 +62,12 @@ def _constant(seen: Probe, space: LabelSpace) -> list[Finding]:
     if space.num_labels < 2 or not truth.sum() or shares[top] < _CONSTANT or true_share > _MOSTLY_THAT_CLASS:
         return []
     original = space.original_ids[top]
-    black = " It is drawn black, so pictures look empty." if not any(class_colors(space)[original]) else ""
+    black = " It is drawn black, so images look empty." if not any(class_colors(space)[original]) else ""
     return [
         Finding(
             "error",
             "constant-prediction",
-            f"{share_text(shares[top])} of the pixels of {seen.images} pictures are predicted as {original} "
+            f"{share_text(shares[top])} of the pixels of {seen.images} images are predicted as {original} "
             f"{space.classes[original]}, which is {share_text(true_share)} of the truth.{black}",
             "If other findings name no cause, it has not learned: train longer, or with another "
             "`training.learning_rate`; a constant answer is what a diverged or an untrained model gives.",
@@ -82,7 +82,7 @@ def _queries(seen: Probe) -> list[Finding]:
         Finding(
             "error",
             "no-object-everywhere",
-            f"every query says 'no object' in every picture, the least certain with {1 - seen.object_peak:.2f}: "
+            f"every query says 'no object' in every image, the least certain with {1 - seen.object_peak:.2f}: "
             "what is drawn is noise between classes that all lost.",
             "Masks were empty or void in training (see the data findings), or the class term collapsed: lower "
             "`loss.no_object_weight`, raise `loss.class_weight`, or train longer.",
@@ -99,8 +99,8 @@ def _unsure(seen: Probe) -> list[Finding]:
             "error",
             "confidence-collapse",
             f"the winning class has {seen.confidence:.3f} of a pixel's scores on average, by chance it would be "
-            f"{chance:.3f}: the model knows nothing of these pictures.",
-            "The head is untrained or was not loaded (look for missing weights in the log), or the pictures are of "
+            f"{chance:.3f}: the model knows nothing of these images.",
+            "The head is untrained or was not loaded (look for missing weights in the log), or the images are of "
             "another kind than those it learned from.",
         )
     ]
@@ -113,12 +113,10 @@ def _preparation(seen: Probe) -> list[Finding]:
     best = seen.variants[name]
     if not best >= max(_LEAST_FIT, seen.mean_iou + _BETTER_BY, _BETTER_TIMES * seen.mean_iou):
         return []
-    figures = (
-        f"mean IoU on {seen.images} pictures is {100 * seen.mean_iou:.1f}, and {100 * best:.1f} with pixels {name}."
-    )
+    figures = f"mean IoU on {seen.images} images is {100 * seen.mean_iou:.1f}, and {100 * best:.1f} with pixels {name}."
     if name == SWAPPED:
         cure = (
-            "The model was trained on BGR pictures, or these files hold BGR: exchange the channels where they are read."
+            "The model was trained on BGR images, or these files hold BGR: exchange the channels where they are read."
         )
         return [Finding("error", "swapped-channels", figures, cure)]
     cure = "Put `image_mean`, `image_std`, `do_rescale` in the checkpoint's preprocessor_config.json right."
@@ -153,7 +151,7 @@ def _background(seen: Probe, space: LabelSpace) -> list[Finding]:
         Finding(
             "warning",
             "background-without-class",
-            f"0 is void in the recipe and {share_text(zero / total)} of these pictures. The model cannot say "
+            f"0 is void in the recipe and {share_text(zero / total)} of these images. The model cannot say "
             f"'background' and answers there with: {', '.join(told)}.",
             "If 0 is background, declare it: `labels.classes: {0: background, …}`, `reduce_zero_label: false`, and "
             "train anew; or find a threshold below which nothing is answered: `dinoseg calibrate`.",

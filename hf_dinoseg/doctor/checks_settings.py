@@ -14,7 +14,7 @@ from .report import Finding
 
 PROCESSOR_NAME = "preprocessor_config.json"
 
-# DINOv3's weights for satellite pictures: https://github.com/facebookresearch/dinov3#image-transforms
+# DINOv3's weights for satellite images: https://github.com/facebookresearch/dinov3#image-transforms
 _SATELLITE = "sat493m"
 _SATELLITE_STATISTICS = {"image_mean": [0.430, 0.411, 0.296], "image_std": [0.213, 0.156, 0.143]}
 
@@ -23,7 +23,7 @@ _DEFAULTS = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True
 
 
 def check_normalization(ours: Mapping[str, Any], other: Mapping[str, Any], where: str) -> list[Finding]:
-    """Two image processors that feed a model different numbers for the same picture.
+    """Two image processors that feed a model different numbers for the same image.
 
     Args:
         ours: `to_dict()` of the processor that training uses.
@@ -43,7 +43,7 @@ def check_normalization(ours: Mapping[str, Any], other: Mapping[str, Any], where
         Finding(
             "warning",
             "normalization-differs",
-            f"{where} prepares pictures otherwise than training here would: {'; '.join(told)}.",
+            f"{where} prepares images otherwise than training here would: {'; '.join(told)}.",
             "Use the statistics that the weights were trained with, in training and in deployment alike: "
             "`model.image_mean` and `model.image_std`.",
         )
@@ -51,7 +51,7 @@ def check_normalization(ours: Mapping[str, Any], other: Mapping[str, Any], where
 
 
 def check_backbone_processor(ours: Mapping[str, Any], backbone: str) -> list[Finding]:
-    """A backbone that was trained on pictures normalised otherwise, as satellite backbones are.
+    """A backbone that was trained on images normalised otherwise, as satellite backbones are.
 
     Its preprocessor_config.json tells, in a local folder or in the Hub's cache; nothing is downloaded for it. Where
     there is none, the name of a published satellite backbone does.

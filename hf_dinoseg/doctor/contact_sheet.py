@@ -1,4 +1,4 @@
-"""One picture that shows a data set as it will be learned: samples with their masks, the legend, the histogram."""
+"""One image that shows a dataset as it will be learned: samples with their masks, the legend, the histogram."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _WIDEST = 4 * (360 + 12) + 12
 _GAP = 12
 _TITLE, _FONT, _LINE = 22, 16, 26
 _PAPER, _INK, _FAINT = (255, 255, 255), (25, 25, 25), (225, 225, 225)
-_VOID_ALPHA = 0.75  # of the hatch over the photograph
+_VOID_ALPHA = 0.75  # of the hatch over the image
 
 
 class _Tile(NamedTuple):
-    picture: Image.Image
+    image: Image.Image
     caption: str
 
 
@@ -37,7 +37,7 @@ def contact_sheet(
     """Draw it.
 
     Void is hatched, values that the label space does not know are magenta; a black class (background) leaves the
-    photograph as it is. What cannot be read says so in its place.
+    image as it is. What cannot be read says so in its place.
 
     Args:
         rows: pairs of a split, as the sources give them; `samples` of them are drawn, spread evenly.
@@ -46,7 +46,7 @@ def contact_sheet(
     """
     places = even_indices(len(rows), samples).tolist()
     drawn = [_draw(rows[place], label_space) for place in places]
-    tile = _tile_size([picture.size for picture, _, _ in drawn])
+    tile = _tile_size([image.size for image, _, _ in drawn])
     tiles = [_finish(*entry, tile) for entry in drawn]
     most = (_WIDEST - _GAP) // (tile[0] + _GAP)
     columns = -(-len(tiles) // max(1, -(-len(tiles) // most))) if tiles else 1
@@ -58,34 +58,34 @@ def contact_sheet(
     draw, font = ImageDraw.Draw(canvas), label_font(_FONT)
     title = f"{split}: {len(tiles)} of {len(rows)} pairs, with their masks as the recipe reads them"
     draw.text((_GAP, _GAP), title, _INK, label_font(_TITLE))
-    for number, (picture, caption) in enumerate(tiles):
+    for number, (image, caption) in enumerate(tiles):
         x = _GAP + number % columns * (tile[0] + _GAP)
         y = top + _GAP + number // columns * (tile[1] + _LINE + _GAP)
-        canvas.paste(picture, (x + (tile[0] - picture.width) // 2, y + (tile[1] - picture.height) // 2))
+        canvas.paste(image, (x + (tile[0] - image.width) // 2, y + (tile[1] - image.height) // 2))
         draw.text((x, y + tile[1] + 3), fitting(caption, font, tile[0]), _INK, font)
     canvas.paste(histogram, (_GAP, below))
     return canvas
 
 
 def _tile_size(sizes: list[tuple[int, int]]) -> tuple[int, int]:
-    """Of the shape that most pictures have, so that rows have no gaps."""
+    """Of the shape that most images have, so that rows have no gaps."""
     aspect = min(2.0, max(0.6, median(width / height for width, height in sizes))) if sizes else 4 / 3
     scale = min(_LARGEST[0] / aspect, _LARGEST[1])
     return round(scale * aspect), round(scale)
 
 
 def _draw(row: Any, space: LabelSpace) -> tuple[Image.Image, np.ndarray | None, str]:
-    """The photograph with its classes laid over it at full size, where it is void, and a note."""
+    """The image with its classes laid over it at full size, where it is void, and a note."""
     try:
         image = read_image(row["image"])
     except DataError:
-        return Image.new("RGB", _LARGEST, _FAINT), None, f"{row['id']}\npicture cannot be read"
+        return Image.new("RGB", _LARGEST, _FAINT), None, f"{row['id']}\nimage cannot be read"
     try:
         stored = read_mask(row["mask"], space.encoding)
     except DataError:
         return image, None, f"{row['id']}\nmask cannot be read"
     if stored.shape[:2] != (image.height, image.width):
-        told = f"picture {image.width} x {image.height}, mask {stored.shape[1]} x {stored.shape[0]}"
+        told = f"image {image.width} x {image.height}, mask {stored.shape[1]} x {stored.shape[0]}"
         return image, None, f"{row['id']}\n{told}"
     ids, unknown = _original_ids(stored, space)
     laid = np.array(tint(image, ids, space))
@@ -95,9 +95,9 @@ def _draw(row: Any, space: LabelSpace) -> tuple[Image.Image, np.ndarray | None, 
     return Image.fromarray(laid), void_mask(ids, space) & ~unknown, f"{row['id']}{note}"
 
 
-def _finish(picture: Image.Image, is_void: np.ndarray | None, caption: str, tile: tuple[int, int]) -> _Tile:
+def _finish(image: Image.Image, is_void: np.ndarray | None, caption: str, tile: tuple[int, int]) -> _Tile:
     """Fitted into its tile; stripes and notes are drawn after that, so that all are of one size."""
-    fitted = _fit(picture, tile)
+    fitted = _fit(image, tile)
     if is_void is not None and is_void.any():
         alpha = _fit(Image.fromarray((is_void * (255 * _VOID_ALPHA)).astype(np.uint8)), tile)
         fitted.paste(Image.fromarray(hatch(fitted.height, fitted.width)), (0, 0), alpha)
@@ -111,10 +111,10 @@ def _finish(picture: Image.Image, is_void: np.ndarray | None, caption: str, tile
     return _Tile(fitted, caption)
 
 
-def _fit(picture: Image.Image, tile: tuple[int, int]) -> Image.Image:
-    scale = min(tile[0] / picture.width, tile[1] / picture.height)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
+def _fit(image: Image.Image, tile: tuple[int, int]) -> Image.Image:
+    scale = min(tile[0] / image.width, tile[1] / image.height)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
 
 
 def _original_ids(stored: np.ndarray, space: LabelSpace) -> tuple[np.ndarray, np.ndarray]:

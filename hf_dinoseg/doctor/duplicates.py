@@ -1,4 +1,4 @@
-"""Pictures that are there more than once: in one split, or in training and in validation."""
+"""Images that are there more than once: in one split, or in training and in validation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Twins:
     masks_differ: bool
 
 
-class _Picture(NamedTuple):
+class _Image(NamedTuple):
     name: str
     split: str
     mask: Callable[[], Hashable]  # what tells its mask from others
@@ -39,10 +39,10 @@ class _Picture(NamedTuple):
 def find_twins(
     splits: Mapping[str, Any], surveys: Mapping[str, Survey] | None = None, seconds: float | None = None
 ) -> list[Twins]:
-    """Pictures equal to one before them: of its own split, and of the splits before.
+    """Images equal to one before them: of its own split, and of the splits before.
 
-    Files are compared byte for byte, and only those of equal size are opened. Where a survey decoded pictures, what
-    they show is compared as well, which finds one picture saved in two ways. Pictures of one colour are left out: they
+    Files are compared byte for byte, and only those of equal size are opened. Where a survey decoded images, what
+    they show is compared as well, which finds one image saved in two ways. Images of one colour are left out: they
     look alike without being the same.
 
     Args:
@@ -58,34 +58,34 @@ def find_twins(
                 break
             if size := byte_size(rows[place]["image"]):
                 by_size.setdefault(size, []).append((split, place))
-    same_file: dict[Hashable, list[_Picture]] = {}
+    same_file: dict[Hashable, list[_Image]] = {}
     for split, place in (where for wheres in by_size.values() if len(wheres) > 1 for where in wheres):
         if time.monotonic() > deadline:
             break
         row = splits[split][place]
         if (key := digest(row["image"])) is not None:
             mask = _later(digest, row["mask"])
-            same_file.setdefault(key, []).append(_Picture(cell_name(named_cell(row, "image")), split, mask))
+            same_file.setdefault(key, []).append(_Image(cell_name(named_cell(row, "image")), split, mask))
     twins = [*_twins(same_file.values(), same_bytes=True)]
     told = {(twin.splits, twin.second) for twin in twins}
-    same_pixels: dict[Hashable, list[_Picture]] = {}
+    same_pixels: dict[Hashable, list[_Image]] = {}
     for split, survey in (surveys or {}).items():
         for pair in survey.pairs:
             if pair.image.pixels and pair.image.extrema and pair.image.extrema[0] < pair.image.extrema[1]:
                 values = tuple(sorted(pair.values.items()))
-                picture = _Picture(pair.image.name, split, _later(hash, values))
-                same_pixels.setdefault(pair.image.pixels, []).append(picture)
+                image = _Image(pair.image.name, split, _later(hash, values))
+                same_pixels.setdefault(pair.image.pixels, []).append(image)
     return twins + [t for t in _twins(same_pixels.values(), same_bytes=False) if (t.splits, t.second) not in told]
 
 
-def _twins(groups: Iterable[list[_Picture]], same_bytes: bool) -> Iterator[Twins]:
+def _twins(groups: Iterable[list[_Image]], same_bytes: bool) -> Iterator[Twins]:
     for group in groups:
-        first: dict[str, _Picture] = {}
-        for picture in group:
+        first: dict[str, _Image] = {}
+        for image in group:
             for split, other in first.items():
-                differ = other.mask() != picture.mask()
-                yield Twins(other.name, picture.name, (split, picture.split), same_bytes, differ)
-            first.setdefault(picture.split, picture)
+                differ = other.mask() != image.mask()
+                yield Twins(other.name, image.name, (split, image.split), same_bytes, differ)
+            first.setdefault(image.split, image)
 
 
 def _later(function: Callable[[Any], Hashable], argument: Any) -> Callable[[], Hashable]:

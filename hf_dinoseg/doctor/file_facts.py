@@ -1,4 +1,4 @@
-"""What one picture file is, and whether it can be read, without ever raising."""
+"""What one image file is, and whether it can be read, without ever raising."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _METADATA_CHUNKS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 _ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 exchange width and height
 
-#: pictures of more pixels than this take seconds to decode, at every epoch
+#: images of more pixels than this take seconds to decode, at every epoch
 HUGE_PIXELS = 50_000_000
 
 
@@ -33,7 +33,7 @@ class FileFacts:
         orientation: the EXIF tag; 1 is upright.
         extrema: lowest and highest pixel value over all channels, if the pixels were read. Of a JPEG those of an
             eighth of its size.
-        pixels: a hash of what it shows, if the pixels were read: equal for one picture saved twice, whatever its
+        pixels: a hash of what it shows, if the pixels were read: equal for one image saved twice, whatever its
             compression and tags.
         fault: why it cannot be read.
         fault_code: `missing-file`, `empty-file`, `refused-file` or `broken-file`.
@@ -93,8 +93,8 @@ def digest(cell: Mapping[str, Any]) -> bytes | None:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def inspect_picture(cell: Mapping[str, Any], decode: bool = True, max_pixels: int = MAX_PIXELS) -> FileFacts:
-    """What kind of picture a file is.
+def inspect_image(cell: Mapping[str, Any], decode: bool = True, max_pixels: int = MAX_PIXELS) -> FileFacts:
+    """What kind of image a file is.
 
     Args:
         cell: `{"path", "bytes"}`.
@@ -144,7 +144,7 @@ def _facts(image: Image.Image, name: str, decode: bool) -> FileFacts:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF tag of a picture just opened. For a PNG, Pillow reads all pixels to find it, as it may stand after them;
+    """The EXIF tag of an image just opened. For a PNG, Pillow reads all pixels to find it, as it may stand after them;
     here the chunks' headers tell first whether there is anything to find."""
     file = getattr(image, "fp", None)
     if image.format == "PNG" and file is not None and not _has_metadata(file):

@@ -40,7 +40,7 @@ def draw_histogram(overview: Mapping[str, Any], label_space: LabelSpace, width: 
 
     Args:
         overview: of a report of `examine`.
-        width: of the picture, in pixels.
+        width: of the image, in pixels.
     """
     splits = list(overview.get("splits", {}))
     entries, hidden = _entries(overview, label_space)

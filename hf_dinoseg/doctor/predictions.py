@@ -1,4 +1,4 @@
-"""Running a checkpoint over a few pictures: what it predicts, how sure it is, and what other inputs would change."""
+"""Running a checkpoint over a few images: what it predicts, how sure it is, and what other inputs would change."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ SWAPPED = "red and blue exchanged"
 
 @dataclass
 class Probe:
-    """What a few pictures showed.
+    """What a few images showed.
 
     Attributes:
-        images: pictures predicted.
+        images: images predicted.
         matrix: (C, C + 1) confusion, rows truth, by the checkpoint's own evaluation path.
         predicted: (C,) pixels predicted as each class, void in the truth or not.
         confidence: mean over pixels of the winning class's share of all classes' scores, 1/C to 1.
-        object_peak: the highest probability of any query, in any picture, to be a class at all; None without queries.
+        object_peak: the highest probability of any query, in any image, to be a class at all; None without queries.
         finite: no score was NaN or infinite.
         under_zero: (C,) pixels predicted as each class where the mask says 0 and 0 is void.
-        mean_iou: as predicted; `variants` holds that of other preparations of the same pictures.
+        mean_iou: as predicted; `variants` holds that of other preparations of the same images.
     """
 
     num_labels: int
@@ -61,7 +61,7 @@ def probe(
     inference: Mapping[str, Any] | None = None,
     samples: int = 8,
 ) -> Probe:
-    """Predict pictures spread evenly over a split, each once as the checkpoint does and once by each variant.
+    """Predict images spread evenly over a split, each once as the checkpoint does and once by each variant.
 
     Pairs that cannot be read are passed over: they are findings of other checks.
 
@@ -71,7 +71,7 @@ def probe(
         space: the checkpoint's label space.
         rows: pairs, as the sources give them.
         inference: `mode`, `window`, `stride`, … of `inference.predict_scores`.
-        samples: pictures at most.
+        samples: images at most.
     """
     settings: dict[str, Any] = {k: v for k, v in dict(inference or {}).items() if v is not None}
     result = Probe(space.num_labels)
@@ -81,7 +81,7 @@ def probe(
     confidences = []
     zero_is_void = space.encoding == "index" and space.train_ids.get(0) == space.ignore_index
     with _query_peak(model, count) as peaks:
-        for place in tqdm(even_indices(len(rows), samples).tolist(), "predicting", unit="picture", disable=None):
+        for place in tqdm(even_indices(len(rows), samples).tolist(), "predicting", unit="image", disable=None):
             row = rows[place]
             try:
                 image, stored = read_image(row["image"]), read_mask(row["mask"], space.encoding)
@@ -125,7 +125,7 @@ def _labels(scores: torch.Tensor, size: tuple[int, ...]) -> np.ndarray:
 
 
 def _inputs(processor: Any, image: Image.Image, model: nn.Module) -> dict[str | None, torch.Tensor]:
-    """The picture as the processor prepares it (key None), and prepared otherwise."""
+    """The image as the processor prepares it (key None), and prepared otherwise."""
     own = processor(images=image, return_tensors="pt")["pixel_values"]
     plain = processor(images=image, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"].float()
     unit = plain / 255
@@ -155,7 +155,7 @@ class _Peaks:
 
     def __init__(self) -> None:
         self.highest: float | None = None
-        self.settled = False  # true once a picture's own pass is over, and variants follow
+        self.settled = False  # true once an image's own pass is over, and variants follow
 
 
 @contextmanager

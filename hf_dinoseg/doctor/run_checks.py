@@ -72,7 +72,7 @@ def quick_checks(
     num_threads: int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Report:
-    """The same on a few pairs of each split and on heads of pictures only, in under two seconds whatever the data.
+    """The same on a few pairs of each split and on heads of images only, in under two seconds whatever the data.
 
     What it does not meet, `data.prepare_targets` does: it reads every mask, and stops at the first that does not fit.
     """
@@ -95,14 +95,14 @@ def quick_checks(
 def examine_checkpoint(
     segmenter: Segmenter, label_space: LabelSpace, processor: Mapping[str, Any], rows: Any, samples: int = 8
 ) -> list[Finding]:
-    """What a checkpoint has against a recipe, and against its own predictions of a few pictures.
+    """What a checkpoint has against a recipe, and against its own predictions of a few images.
 
     Args:
         segmenter: the loaded checkpoint.
         label_space: the recipe's.
         processor: `to_dict()` of the image processor that training by the recipe uses.
         rows: pairs to predict, as the sources give them; usually the validation split.
-        samples: pictures at most.
+        samples: images at most.
     """
     theirs = segmenter.processor.to_dict()
     findings = [

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from ..errors import DataError
 from ..images import MAX_PIXELS, cell_name, open_image, read_mask
 from ..labels import Color, LabelSpace
-from .file_facts import FileFacts, inspect_picture, named_cell, presence
+from .file_facts import FileFacts, inspect_image, named_cell, presence
 
 _THIN = 3  # pixels: a region nowhere wider than twice this and one is a line
 
@@ -29,13 +29,13 @@ class ZeroPattern:
     """Where the value 0 lies in one mask, in pixels."""
 
     thin: int  # in lines
-    frame: int  # on the outermost ring of the picture
+    frame: int  # on the outermost ring of the image
     frame_total: int
 
 
 @dataclass(frozen=True)
 class PairFacts:
-    """A picture and its mask as they were found.
+    """An image and its mask as they were found.
 
     Attributes:
         values: pixels of each raw value: the number, or the packed colour (R << 16 | G << 8 | B) if `colored`.
@@ -99,7 +99,7 @@ def survey(
         encoding: the label space's.
         samples: pairs to read at most; None reads all.
         num_threads: None for one a core. Pillow decodes outside the interpreter lock.
-        decode_images: read the pictures' pixels too, not only their heads.
+        decode_images: read the images' pixels too, not only their heads.
         seconds: begin no further pair after this time; None has no limit. At least one pair is read.
         progress: words before a progress bar on standard error; None draws none.
         max_pixels: files of more are refused.
@@ -148,9 +148,9 @@ def read_pair(
     row: Mapping[str, Any], encoding: str, decode_image: bool = True, max_pixels: int = MAX_PIXELS
 ) -> PairFacts:
     """One row; a file that cannot be read is a fault in what is returned."""
-    image = inspect_picture(named_cell(row, "image"), decode_image, max_pixels)
+    image = inspect_image(named_cell(row, "image"), decode_image, max_pixels)
     cell = named_cell(row, "mask")
-    mask = inspect_picture(cell, decode=False, max_pixels=max_pixels)
+    mask = inspect_image(cell, decode=False, max_pixels=max_pixels)
     if mask.fault is not None:
         return PairFacts(str(row["id"]), image, mask)
     try:
@@ -219,7 +219,7 @@ def _palette(cell: Mapping[str, Any], values: Mapping[int, int], max_pixels: int
 
 
 def zero_pattern(stored: np.ndarray) -> ZeroPattern:
-    """Where 0 lies in a (H, W) mask: in lines, and on the picture's rim."""
+    """Where 0 lies in a (H, W) mask: in lines, and on the image's rim."""
     zero = stored == 0
     core = _over_squares(zero, np.logical_and, beyond=True)  # erosion
     core = _over_squares(core, np.logical_or, beyond=False)  # and back: what is left after both is wide

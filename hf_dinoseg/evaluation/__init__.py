@@ -1,4 +1,4 @@
-"""Metrics: everything is computed from counts, of which a confusion matrix is the first, added picture by picture."""
+"""Metrics: everything is computed from counts, of which a confusion matrix is the first, added image by image."""
 
 from .boundary import boundary_counts, summarize_boundary
 from .calibration import BINS, calibration_counts, summarize_calibration

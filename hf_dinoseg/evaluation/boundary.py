@@ -1,8 +1,8 @@
 """Boundary IoU: does the outline fit? ("Boundary IoU", https://arxiv.org/abs/2103.16562)
 
 IoU hardly sees the outline of a large object. Here only a band along the inside of each outline counts: the pixels of
-a mask that are nearer to its outline than 2 % of the picture's diagonal. The picture's own edge is an outline too, as
-in the paper. Overlap and union of the bands are summed over pictures, as for IoU.
+a mask that are nearer to its outline than 2 % of the image's diagonal. The image's own edge is an outline too, as
+in the paper. Overlap and union of the bands are summed over images, as for IoU.
 
 Void is in no mask and makes no outline: distances are to the nearest *labelled* pixel of another class, so an object
 with a rim of void around it is not rewarded for a rim that the prediction never drew.
@@ -30,15 +30,15 @@ def boundary_counts(
     ignore_index: int,
     dilation_ratio: float = DILATION_RATIO,
 ) -> torch.Tensor:
-    """What boundary IoU needs of a picture.
+    """What boundary IoU needs of an image.
 
     Args:
         prediction, truth, num_labels, ignore_index: as in `confusion_matrix`, of shape (H, W).
-        dilation_ratio: width of the bands as a share of the picture's diagonal; at least a pixel.
+        dilation_ratio: width of the bands as a share of the image's diagonal; at least a pixel.
 
     Returns:
         (3, C) int64 on the CPU: pixels of each class in both bands, in the truth's band, in the prediction's band;
-        they are added over pictures for `summarize_boundary`.
+        they are added over images for `summarize_boundary`.
     """
     labelled = torch.as_tensor(truth).cpu().numpy()
     predicted = torch.as_tensor(prediction).cpu().numpy()
@@ -73,7 +73,7 @@ def summarize_boundary(counts: torch.Tensor | np.ndarray, label_space: LabelSpac
 
 
 def _band(labels: np.ndarray, void: np.ndarray, void_id: int, width: int) -> np.ndarray:
-    """(H, W) bool: labelled pixels with a pixel of another class, or the picture's end, at most `width` away in rows
+    """(H, W) bool: labelled pixels with a pixel of another class, or the image's end, at most `width` away in rows
     and columns. Of all classes at once: the largest and smallest id around a pixel tell whether there is another."""
     height, length = labels.shape
     largest, smallest = labels, labels

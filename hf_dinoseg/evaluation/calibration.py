@@ -27,7 +27,7 @@ def calibration_counts(
         truth: (H, W) train ids, or `ignore_index` for void.
 
     Returns:
-        (3, 15) int64 on the scores' device; those of several pictures are added. The third row is in 1 / 65536.
+        (3, 15) int64 on the scores' device; those of several images are added. The third row is in 1 / 65536.
     """
     truth = truth.to(scores.device)
     counted = (truth != ignore_index) & (prediction != ignore_index)

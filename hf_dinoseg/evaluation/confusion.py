@@ -1,4 +1,4 @@
-"""The confusion matrix: the only thing that evaluation keeps of the pictures it has seen.
+"""The confusion matrix: the only thing that evaluation keeps of the images it has seen.
 
 Rows are truth, columns are predictions, both in train ids. One more column than rows: the last counts labelled pixels
 for which the model gave *no answer* (a prediction equal to `ignore_index`, as a background policy makes). Such a pixel
@@ -29,7 +29,7 @@ def confusion_matrix(
 
     Returns:
         (C, C + 1) int64 on the prediction's device: `[t, p]` is the number of pixels of truth t predicted as p, and
-        `[t, C]` those of truth t left without an answer. Matrices of several pictures are added.
+        `[t, C]` those of truth t left without an answer. Matrices of several images are added.
 
     Raises:
         ValueError: if the shapes differ, a value is no train id, or the arrays do not hold integers.
@@ -58,7 +58,7 @@ def confusion_matrix(
 
 
 class ConfusionMatrix:
-    """A confusion matrix that pictures are added to one at a time.
+    """A confusion matrix that images are added to one at a time.
 
     Args:
         num_labels: C, the number of classes.
@@ -79,7 +79,7 @@ class ConfusionMatrix:
         """(C, C + 1) int64, rows truth, columns prediction, last column "no answer"; on the last update's device."""
 
     def update(self, prediction: torch.Tensor | np.ndarray, truth: torch.Tensor | np.ndarray) -> None:
-        """Add a picture (or a batch of one size); arguments and errors as in `confusion_matrix`."""
+        """Add an image (or a batch of one size); arguments and errors as in `confusion_matrix`."""
         counted = confusion_matrix(prediction, truth, self.num_labels, self.ignore_index)
         self.matrix = self.matrix.to(counted.device) + counted
 

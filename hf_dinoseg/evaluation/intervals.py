@@ -1,8 +1,8 @@
 """How sure a figure is: bootstrap intervals of IoU over images (Efron & Tibshirani, 1993).
 
-The validation set is one draw of pictures among those that could have been taken. It is drawn again from itself, with
-replacement, many times; the middle 95 % of the figures so obtained are the interval. Pictures are drawn whole, because
-the pixels of a picture are no independent observations.
+The validation set is one draw of images among those that could have been taken. It is drawn again from itself, with
+replacement, many times; the middle 95 % of the figures so obtained are the interval. Images are drawn whole, because
+the pixels of an image are no independent observations.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ def iou_of_counts(counts: np.ndarray) -> np.ndarray:
 
 
 def image_scores(counts: np.ndarray, indices: Sequence[int]) -> list[dict[str, float]]:
-    """Pictures by how well they were predicted, worst first.
+    """Images by how well they were predicted, worst first.
 
     Args:
-        counts: (N, 3, C) `image_counts` of N pictures.
-        indices: their places in the data set.
+        counts: (N, 3, C) `image_counts` of N images.
+        indices: their places in the dataset.
 
     Returns:
-        `index`, `mean_iou` (over the classes in this picture's truth or prediction) and `overall_accuracy` of each.
-        Pictures of one mean IoU stand in the data set's order, those without a labelled pixel (NaN) last.
+        `index`, `mean_iou` (over the classes in this image's truth or prediction) and `overall_accuracy` of each.
+        Images of one mean IoU stand in the dataset's order, those without a labelled pixel (NaN) last.
     """
     iou = iou_of_counts(counts)
     known = ~np.isnan(iou)
@@ -66,18 +66,18 @@ def iou_intervals(
 ) -> dict[str, Any]:
     """Intervals of mean IoU and of each class's IoU.
 
-    A class that is in no picture of a draw is left out of that draw's mean, as it is left out of the figure itself;
+    A class that is in no image of a draw is left out of that draw's mean, as it is left out of the figure itself;
     the class's own interval is over the draws that hold it.
 
     Args:
-        counts: (N, 3, C) `image_counts` of N pictures. Their order matters to the draws, so keep it fixed.
+        counts: (N, 3, C) `image_counts` of N images. Their order matters to the draws, so keep it fixed.
         resamples: how often to draw.
         seed: the same seed and counts give the same intervals, bit by bit.
 
     Returns:
         `mean_iou_interval`: [low, high]; `per_category_iou_interval`: `{"<original id> <name>": [low, high]}`;
-        `interval`: `{"level", "resamples"}`. Both ends are NaN for a class that is in fewer than two pictures, and
-        everywhere when there are fewer than two: one says nothing about how pictures differ.
+        `interval`: `{"level", "resamples"}`. Both ends are NaN for a class that is in fewer than two images, and
+        everywhere when there are fewer than two: one says nothing about how images differ.
     """
     images, _, classes = counts.shape
     means, ious = np.empty((0,)), np.empty((0, classes))
@@ -96,7 +96,7 @@ def iou_intervals(
         number = known.sum(axis=1)
         means = np.where(known, ious, 0).sum(axis=1)[number > 0] / number[number > 0]
     keys = category_keys(label_space)
-    often = (counts[:, 1:].sum(axis=1) > 0).sum(axis=0) > 1  # classes that are true or predicted in two pictures
+    often = (counts[:, 1:].sum(axis=1) > 0).sum(axis=0) > 1  # classes that are true or predicted in two images
     ious = np.where(often, ious, np.nan)
     return {
         "mean_iou_interval": _middle(means),

@@ -75,7 +75,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 class ThresholdCurve:
-    """The figures of `background_figures` for every threshold on the best class's score, in one pass over pictures.
+    """The figures of `background_figures` for every threshold on the best class's score, in one pass over images.
 
     Thresholds are thousandths; scores of 8 and more count as the highest. The figures are those that an evaluation
     with the threshold gives, to the pixel.
@@ -100,7 +100,7 @@ class ThresholdCurve:
     def update(
         self, labels: torch.Tensor, scores: torch.Tensor, truth: torch.Tensor, zero: torch.Tensor, ignore_index: int
     ) -> None:
-        """Add a picture.
+        """Add an image.
 
         Args:
             labels, scores: (H, W), each pixel's best class (train ids) and its score.
@@ -160,7 +160,7 @@ class ThresholdCurve:
             missing = "a class" if self.under_zero.any() else "0"
             raise InputError(
                 f"the validation masks hold no pixel of {missing}, so no threshold can be told to be better than "
-                "another. Calibrate on pictures whose masks show both."
+                "another. Calibrate on images whose masks show both."
             )
         right = _from_each_on(self.right)
         allowed = (2 * right >= right[:, :1]).all(axis=0)

@@ -21,7 +21,7 @@ LabelMap = np.ndarray | torch.Tensor
 class MeanIoU(evaluate.Metric):
     """What `evaluate.load("mean_iou")` measures, with the interface of every `evaluate` metric.
 
-    Label maps may differ in size from picture to picture. One confusion matrix is kept, and no map.
+    Label maps may differ in size from image to image. One confusion matrix is kept, and no map.
 
     Args:
         label_space: names and original ids of the classes, and the train id of void.
@@ -52,11 +52,11 @@ class MeanIoU(evaluate.Metric):
         )
 
     def add(self, *, prediction: LabelMap, reference: LabelMap) -> None:
-        """Count one picture: two (H, W) maps of train ids."""
+        """Count one image: two (H, W) maps of train ids."""
         self._counts.update(prediction, reference)
 
     def add_batch(self, *, predictions: Iterable[LabelMap], references: Iterable[LabelMap]) -> None:
-        """Count several pictures, of any sizes."""
+        """Count several images, of any sizes."""
         for prediction, reference in zip(predictions, references, strict=True):
             self._counts.update(prediction, reference)
 

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: the same images each time, a folder per step."""
+"""Images of an evaluation: the same images each time, a folder per step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class PanelWriter:
     """Draws image | truth | prediction | error for chosen images of an evaluation set.
 
     Args:
-        folder: where the pictures go; made when the first is written.
+        folder: where the images go; made when the first is written.
         ids: the id of each image of the set, in order; used as file names.
         count: how many to draw, spread evenly over the set, so that they are the same each time.
         label_space: restores original ids, and knows names and colours.

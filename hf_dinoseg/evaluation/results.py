@@ -16,7 +16,7 @@ from ..data import EvalDataset, zero_is_void
 from ..images import read_image
 from ..inference import Background
 from ..labels import LabelSpace
-from ..visualize import CONFUSION_FILE, CURVES_FILE, ReportPicture, render_report, save_confusion, save_curves
+from ..visualize import CONFUSION_FILE, CURVES_FILE, ReportImage, render_report, save_confusion, save_curves
 from .streamed import StreamedMetrics
 
 REPORT_FILE = "report.html"
@@ -55,7 +55,7 @@ def write_results(
         dataset: that was evaluated.
         streamed: the evaluation's counts.
         metrics: what `metrics.json` holds.
-        predict: gives (H, W) train ids of the prediction and of the truth for an image of the dataset, as a picture
+        predict: gives (H, W) train ids of the prediction and of the truth for an image of the dataset, as an image
             shows them.
         background: what was answered where no class is likely.
         log_history: of the training, for its curves.
@@ -82,7 +82,7 @@ def write_results(
         index = int(row["index"])
         prediction, truth = (space.decode(part.numpy()) for part in predict(index))
         image = read_image(dataset.dataset[index]["image"])
-        images.append(ReportPicture(dataset.ids[index], image, truth, prediction, row["mean_iou"]))
+        images.append(ReportImage(dataset.ids[index], image, truth, prediction, row["mean_iou"]))
     named = zero_is_void(space) or background.policy != "none"
     page = render_report(title, metrics, counts, space, images, recipe, background.caption if named else "")
     (folder / REPORT_FILE).write_text(page, encoding="utf-8")

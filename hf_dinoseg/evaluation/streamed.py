@@ -1,4 +1,4 @@
-"""Streamed evaluation: counts of each picture are kept, no prediction is."""
+"""Streamed evaluation: counts of each image are kept, no prediction is."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from .summary import figure_of
 
 logger = logging.getLogger(__name__)
 
-_FEWEST_KEPT = 256  # pictures that there is room for from the start
+_FEWEST_KEPT = 256  # images that there is room for from the start
 
 
-def picture_counts(
+def extra_counts(
     prediction: torch.Tensor, scores: torch.Tensor, truth: torch.Tensor, label_space: LabelSpace, boundary: bool
 ) -> torch.Tensor:
-    """All that is counted of one picture besides its confusion matrix, in one vector that travels between processes.
+    """All that is counted of one image besides its confusion matrix, in one vector that travels between processes.
 
     Args:
         prediction, truth: (H, W) train ids.
@@ -55,7 +55,7 @@ class StreamedMetrics:
 
     Each image is counted once by its index, so copies that fill the last batch of a distributed loader do not count.
     A negative index says that the image could not be read: it is counted apart and not measured.
-    All counts are whole numbers and pictures are sorted before they are drawn from, so the figures are the same, bit
+    All counts are whole numbers and images are sorted before they are drawn from, so the figures are the same, bit
     by bit, for any number of processes.
 
     Args:
@@ -67,7 +67,7 @@ class StreamedMetrics:
         num_skipped: images of the set that were left out before; set by whoever starts an evaluation.
         matrix: the int64 confusion matrix of the last finished evaluation.
         summary: all figures of it, keyed by original id and name where there is one a class.
-        images: its pictures: `{"index", "mean_iou", "overall_accuracy"}`, worst first.
+        images: its images: `{"index", "mean_iou", "overall_accuracy"}`, worst first.
     """
 
     def __init__(self, label_space: LabelSpace, beta: float, chosen_by: str | None = None) -> None:
@@ -87,7 +87,7 @@ class StreamedMetrics:
     def __call__(self, step: EvalPrediction, compute_result: bool) -> dict[str, float]:
         """
         Args:
-            step: `predictions` the int64 matrices and `picture_counts` of single images, as
+            step: `predictions` the int64 matrices and `image_counts` of single images, as
                 `DinoSegTrainer.prediction_step` gives them, `label_ids` (B,) the images' indices.
             compute_result: whether this is the last step.
 
@@ -124,7 +124,7 @@ class StreamedMetrics:
         return np.empty((_FEWEST_KEPT, 3, self.label_space.num_labels), dtype=np.int64)
 
     def _keep(self, index: int, counts: np.ndarray) -> None:
-        """Pixels right, true and predicted, (3, C), in one array for all pictures. Small arrays that stay, made between
+        """Pixels right, true and predicted, (3, C), in one array for all images. Small arrays that stay, made between
         large ones that go, would break up the memory that those leave, and the process would grow and grow."""
         place = len(self._seen)
         if place == len(self._counts):

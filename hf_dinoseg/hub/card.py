@@ -58,7 +58,7 @@ def model_card(
         base_model: Hub id of the backbone. None takes the recipe's, if that is a Hub id.
         license: identifier of the checkpoint's licence. None takes the recipe's `hub.license`, and where that is null
             `default_license`.
-        panel, curves: pictures to show, as paths inside the checkpoint folder.
+        panel, curves: images to show, as paths inside the checkpoint folder.
 
     Returns:
         Markdown that begins with the metadata that the Hub reads.
@@ -143,7 +143,7 @@ def _dataset_name(data: Mapping[str, Any]) -> str:
 
 
 def _hub_datasets(data: Mapping[str, Any]) -> list[str]:
-    """The Hub ids of the data sets, for the repositories' links to one another."""
+    """The Hub ids of the datasets, for the repositories' links to one another."""
     if data["source"] == "mixture":
         return list(dict.fromkeys(name for entry in data["sources"] for name in _hub_datasets(entry)))
     return [data["repo_id"]] if data["source"] == "hub" and _is_hub_id(data["repo_id"]) else []
@@ -225,7 +225,7 @@ def _interval_text(metrics: Mapping[str, Any]) -> str:
     level, times = round(100 * metrics["interval"]["level"]), metrics["interval"]["resamples"]
     return (
         f"Intervals of {level} % by bootstrap over the images: the set drawn again from itself {times} times. They "
-        "say how the figures vary with the choice of pictures, and nothing about another training run."
+        "say how the figures vary with the choice of images, and nothing about another training run."
     )
 
 
@@ -237,13 +237,13 @@ def _zero_text(space: LabelSpace) -> str:
         )
     if 0 in space.classes:
         return f"a class, *{space.classes[0]}*, that is learned, predicted and measured like any other."
-    return "void, not a class." if 0 in space.ignore else "not used by this data set."
+    return "void, not a class." if 0 in space.ignore else "not used by this dataset."
 
 
 def _void_text(space: LabelSpace, threshold: float | None) -> str:
     ids = [i for i in sorted({*space.ignore, *([0] if space.reduce_zero_label else [])})]
     if not ids:
-        return "this data set has none: every pixel of its masks is labelled."
+        return "this dataset has none: every pixel of its masks is labelled."
     named = ", ".join(f"{i}" for i in ids)
     answer = (
         f"Pixels whose best score is below {threshold} are answered as {space.void_id}."
@@ -272,14 +272,14 @@ def _results_text(metrics: Mapping[str, Any], dataset: str) -> str:
 
 def _inference_text(evaluation: Mapping[str, Any]) -> str:
     if evaluation["mode"] == "whole":
-        text = "each picture at once"
+        text = "each image at once"
     else:
         text = f"windows of {evaluation['window']} pixels, {evaluation['stride']} apart"
         text += ", fading towards their borders" if evaluation["blend"] == "smooth" else ""
     sizes, flip = evaluation["tta"]["scales"], evaluation["tta"]["flip"]
     if list(sizes) != [1.0]:
         text += f", averaged over the sizes {', '.join(f'{size:g}' for size in sizes)}"
-    return text + (", averaged with the mirrored picture" if flip else "")
+    return text + (", averaged with the mirrored image" if flip else "")
 
 
 _TUNED = {

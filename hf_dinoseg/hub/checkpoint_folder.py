@@ -1,4 +1,4 @@
-"""What lies beside the weights in a checkpoint folder and tells people what they are: metrics, card, pictures."""
+"""What lies beside the weights in a checkpoint folder and tells people what they are: metrics, card, images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .card import model_card
 def describe(
     folder: Path, label_space: Mapping[str, Any], recipe: Mapping[str, Any], metrics: Mapping[str, Any]
 ) -> None:
-    """Write the metrics, and a card that shows the first picture of the last evaluation, and the training's curves.
+    """Write the metrics, and a card that shows the first image of the last evaluation, and the training's curves.
 
     Args:
         folder: the checkpoint folder.
@@ -32,19 +32,19 @@ def describe(
 
 
 def card_of(folder: Path, label_space: Mapping[str, Any], recipe: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
-    """The card that `describe` writes, with the pictures that lie in the folder."""
-    pictures = last_panels(folder)
-    panel = pictures[0].relative_to(folder).as_posix() if pictures else None
+    """The card that `describe` writes, with the images that lie in the folder."""
+    images = last_panels(folder)
+    panel = images[0].relative_to(folder).as_posix() if images else None
     curves = CURVES_FILE if (folder / CURVES_FILE).is_file() else None
     return model_card(label_space, metrics, recipe, panel=panel, curves=curves)
 
 
 def last_panels(folder: Path) -> list[Path]:
-    """The pictures of the last evaluation: of the finished model, else of the latest step."""
+    """The images of the last evaluation: of the finished model, else of the latest step."""
     panels = folder / "panels"
     for where in (panels / "final", *sorted(panels.glob("step-*"), reverse=True), panels):
-        if pictures := sorted(where.glob("*.png")):
-            return pictures
+        if images := sorted(where.glob("*.png")):
+            return images
     return []
 
 

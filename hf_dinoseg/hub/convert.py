@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Windows:
-    """How the checkpoint predicts: pictures with `window` pixels on the shorter side, seen through square windows."""
+    """How the checkpoint predicts: images with `window` pixels on the shorter side, seen through square windows."""
 
     window: int
     stride: int
@@ -144,8 +144,8 @@ def convert_eomt(
 ) -> None:
     """A checkpoint of EoMT on DINOv3 to a checkpoint folder: whole, or of differences to a backbone's weights.
 
-    Windows stand side by side along a picture's longer side, the last one moved back to end with it; so does the
-    paper's evaluation for pictures up to twice as long as they are wide.
+    Windows stand side by side along an image's longer side, the last one moved back to end with it; so does the
+    paper's evaluation for images up to twice as long as they are wide.
 
     Args:
         checkpoint: Hub id or local folder of one of transformers; or the authors' own `pytorch_model.bin`, or a Hub id

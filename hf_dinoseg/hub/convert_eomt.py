@@ -61,7 +61,7 @@ class EomtCheckpoint:
         backbone_config: of its ViT, as a dict with `model_type`.
         differences: the backbone's weights are still to be added to those in `weights`.
         names: of the classes by id; None if the checkpoint has none.
-        image_size: side of the pictures that it was trained on; None if the checkpoint does not tell.
+        image_size: side of the images that it was trained on; None if the checkpoint does not tell.
     """
 
     weights: dict[str, Tensor]

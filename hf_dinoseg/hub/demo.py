@@ -1,6 +1,6 @@
-"""The demo page: a picture in, its classes over it. One app for `dinoseg demo` and for a Space.
+"""The demo page: an image in, its classes over it. One app for `dinoseg demo` and for a Space.
 
-The model runs once a picture. Opacity, classes on and off and the class under the pointer act in the browser
+The model runs once an image. Opacity, classes on and off and the class under the pointer act in the browser
 (`demo_view.js`); a background threshold acts on scores that were kept. The page needs nothing from the network.
 """
 
@@ -25,13 +25,13 @@ from PIL import Image
 from ..errors import DinoSegError
 from ..inference import Segmenter
 from ..inference.background import Background
-from ..inference.segmenter import SegmentationResult, read_picture
+from ..inference.segmenter import SegmentationResult, load_image
 from ..labels import LabelSpace
 from ..visualize import class_colors, image_of_panel
 from .checkpoint_folder import last_panels
 
 _HERE = Path(__file__).parent
-_LONGEST_SIDE = 1280  # of what is shown; the downloaded label map keeps the picture's size
+_LONGEST_SIDE = 1280  # of what is shown; the downloaded label map keeps the image's size
 
 
 class DemoError(DinoSegError, ValueError):
@@ -44,7 +44,7 @@ def require_gradio() -> None:
         raise DemoError("the demo page needs Gradio, which is not installed: pip install hf-dinoseg[demo]")
 
 
-def example_pictures(checkpoint: str, folder: Path) -> list[Path]:
+def example_images(checkpoint: str, folder: Path) -> list[Path]:
     """The images of a checkpoint's panels, cut out into `folder`; of a Hub id, downloaded. None there is no error."""
     source = Path(checkpoint)
     if not source.is_dir():
@@ -65,7 +65,7 @@ def has_background(space: LabelSpace) -> bool:
 
 
 def view_data(image: Image.Image, label_map: np.ndarray, space: LabelSpace) -> str:
-    """What the page's viewer shows, as JSON: photograph and class numbers as data URIs, and the classes.
+    """What the page's viewer shows, as JSON: image and class numbers as data URIs, and the classes.
 
     Args:
         image: RGB, of the map's size.
@@ -128,7 +128,7 @@ class Demo:
         self.space = segmenter.label_space
         self._folder = tempfile.TemporaryDirectory(prefix="dinoseg-demo-")
 
-    def segment(self, picture: str, mode: str, window: float, stride: float, flip: bool) -> SegmentationResult:
+    def segment(self, image: str, mode: str, window: float, stride: float, flip: bool) -> SegmentationResult:
         """Run the model. The threshold comes later, so that moving it costs no second run."""
         ours = self.segmenter
         chosen: Any = mode
@@ -143,7 +143,7 @@ class Demo:
             blend=ours.blend,
             tta={**(ours.tta or {}), "flip": bool(flip)},
         )
-        return once(read_picture(picture))
+        return once(load_image(image))
 
     def show(self, result: SegmentationResult, threshold: float | None, name: str) -> tuple[str, str]:
         """The viewer's data, and the path of the label map as a PNG of original ids."""
@@ -166,19 +166,19 @@ def build_app(segmenter: Segmenter, title: str, examples: Sequence[Path] = ()) -
     names = ", ".join(space.id2label[i] for i in range(min(space.num_labels, 12)))
     more = f" and {space.num_labels - 12} more" if space.num_labels > 12 else ""
 
-    def run(picture: str | None, mode: str, window: float, stride: float, flip: bool, low: float) -> tuple[Any, ...]:
-        if not picture:
+    def run(image: str | None, mode: str, window: float, stride: float, flip: bool, low: float) -> tuple[Any, ...]:
+        if not image:
             return None, "", gr.update(value=None, interactive=False)
         try:
-            result = demo.segment(picture, mode, window, stride, flip)
+            result = demo.segment(image, mode, window, stride, flip)
         except ValueError as error:
             raise gr.Error(str(error)) from error
-        return result, *present(result, picture, low)
+        return result, *present(result, image, low)
 
-    def present(result: SegmentationResult | None, picture: str | None, low: float) -> tuple[Any, Any]:
-        if result is None or not picture:
+    def present(result: SegmentationResult | None, image: str | None, low: float) -> tuple[Any, Any]:
+        if result is None or not image:
             return "", gr.update(value=None, interactive=False)
-        data, file = demo.show(result, low, Path(picture).stem)
+        data, file = demo.show(result, low, Path(image).stem)
         return data, gr.update(value=file, interactive=True)
 
     with gr.Blocks(title=title, analytics_enabled=False) as app:
@@ -186,20 +186,18 @@ def build_app(segmenter: Segmenter, title: str, examples: Sequence[Path] = ()) -
         kept = gr.State()
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                picture = gr.Image(
-                    label="Picture", type="filepath", sources=["upload", "clipboard"], height=300, elem_id="picture"
+                image = gr.Image(
+                    label="Image", type="filepath", sources=["upload", "clipboard"], height=300, elem_id="image"
                 )
                 if examples:
-                    gr.Examples([str(p) for p in examples], picture, label="Pictures of its evaluation")
+                    gr.Examples([str(p) for p in examples], image, label="Images of its evaluation")
                 low = gr.Slider(
                     0, max(1, math.ceil(threshold)), threshold, step=0.01, label="Background threshold",
                     visible=not has_background(space),
                     info="Pixels whose best score is below it get no class.", elem_id="threshold",
                 )  # fmt: skip
-                with gr.Accordion("How the model sees the picture", open=False):
-                    mode = gr.Radio(
-                        [("whole", "whole"), ("in windows", "slide")], value=segmenter.mode, label="Picture"
-                    )
+                with gr.Accordion("How the model sees the image", open=False):
+                    mode = gr.Radio([("whole", "whole"), ("in windows", "slide")], value=segmenter.mode, label="Image")
                     window = gr.Number(segmenter.window, label="Side of windows, pixels", precision=0, minimum=1)
                     stride = gr.Number(segmenter.stride, label="Step between windows, pixels", precision=0, minimum=1)
                     flip = gr.Checkbox(bool((segmenter.tta or {}).get("flip")), label="Also mirrored, averaged")
@@ -213,10 +211,10 @@ def build_app(segmenter: Segmenter, title: str, examples: Sequence[Path] = ()) -
                     elem_id="view",
                 )
                 download = gr.DownloadButton("Download label map (PNG of ids)", interactive=False, elem_id="download")
-        inputs = [picture, mode, window, stride, flip, low]
-        for event in (picture.change, again.click):
+        inputs = [image, mode, window, stride, flip, low]
+        for event in (image.change, again.click):
             event(run, inputs, [kept, view, download], api_visibility="private")
-        low.release(present, [kept, picture, low], [view, download], show_progress="hidden", api_visibility="private")
+        low.release(present, [kept, image, low], [view, download], show_progress="hidden", api_visibility="private")
     return app
 
 
@@ -236,7 +234,7 @@ def serve(checkpoint: str, title: str | None = None, **launch: Any) -> None:
     require_gradio()
     segmenter = Segmenter.from_pretrained(checkpoint)
     with tempfile.TemporaryDirectory(prefix="dinoseg-examples-") as folder:
-        app = build_app(segmenter, title or Path(checkpoint).name, example_pictures(checkpoint, Path(folder)))
+        app = build_app(segmenter, title or Path(checkpoint).name, example_images(checkpoint, Path(folder)))
         app.launch(**{**launch_options(), **launch})
 
 
@@ -244,7 +242,7 @@ __all__ = [
     "Demo",
     "DemoError",
     "build_app",
-    "example_pictures",
+    "example_images",
     "launch_options",
     "require_gradio",
     "serve",

@@ -1,4 +1,4 @@
-// The result of the demo page: the photograph with its classes over it. Everything here acts in the browser, on a
+// The result of the demo page: the image with its classes over it. Everything here acts in the browser, on a
 // label map that was sent once: opacity, classes on and off, the class under the pointer.
 const hidden = new Set();
 let opacity = 60;
@@ -40,7 +40,7 @@ async function show(text) {
 
   const canvas = make("canvas", {
     width, height, tabindex: 0, role: "img",
-    "aria-label": "Photograph with its classes. Arrow keys move a pointer that reads the class.",
+    "aria-label": "Image with its classes. Arrow keys move a pointer that reads the class.",
   });
   const readout = make("output", { class: "readout", "aria-live": "polite" });
   const slider = make("input", { type: "range", min: 0, max: 100, value: opacity, "aria-label": "Opacity of the classes" });
@@ -58,9 +58,9 @@ async function show(text) {
       const right = (i + 1) % width ? classOf[i + 1] : classOf[i];
       const below = i + width < classOf.length ? classOf[i + width] : classOf[i];
       const target = right !== classOf[i] || below !== classOf[i] ? [fill, edge] : [fill];
-      for (const picture of target) {
-        picture.data.set(one.color, 4 * i);
-        picture.data[4 * i + 3] = 255;
+      for (const image of target) {
+        image.data.set(one.color, 4 * i);
+        image.data[4 * i + 3] = 255;
       }
     }
     layers[0].getContext("2d").putImageData(fill, 0, 0);
@@ -99,7 +99,7 @@ async function show(text) {
     for (const button of legend.children) button.classList.toggle("here", Number(button.dataset.id) === one.id);
   };
   const rest = () => {
-    readout.replaceChildren("Point at the picture to read a class.");
+    readout.replaceChildren("Point at the image to read a class.");
     for (const button of legend.children) button.classList.remove("here");
   };
 
@@ -135,8 +135,8 @@ async function show(text) {
     const button = make("button", { type: "button", "data-id": one.id, "aria-pressed": !hidden.has(one.id) });
     button.append(swatch, make("span", { class: "name" }, one.label), share);
     if (one.clear) {
-      button.disabled = true; // drawn as the photograph itself: nothing to hide
-      button.setAttribute("title", "shown as the photograph");
+      button.disabled = true; // drawn as the image itself: nothing to hide
+      button.setAttribute("title", "shown as the image");
       button.removeAttribute("aria-pressed");
     }
     button.addEventListener("click", () => {

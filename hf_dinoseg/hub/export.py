@@ -1,6 +1,6 @@
 """Checkpoints as files that need no code of ours: a `torch.export` program or ONNX.
 
-The graph takes pictures (or normalised pixel values) and answers with a label map in original ids, or with the scores
+The graph takes images (or normalised pixel values) and answers with a label map in original ids, or with the scores
 of every class. It is the model and `models/semantic.py` as they are; nothing is computed a second way. What the
 numbers mean travels in the file (`METADATA_KEY`).
 """
@@ -46,13 +46,13 @@ class ExportError(DinoSegError, ValueError):
 
 
 class ExportableSegmentation(nn.Module):
-    """Pictures to answers, as one graph.
+    """Images to answers, as one graph.
 
     Args:
         model: in evaluation mode, float32.
         label_space: what train ids stand for.
         image_mean, image_std: of the normalisation, per channel, for pixel values from 0 to 1.
-        preprocess: take uint8 pictures and normalise inside.
+        preprocess: take uint8 images and normalise inside.
         output_kind: `labels`, or `scores`.
         background_threshold: pixels whose best score is below it become void; None for never.
     """
@@ -106,7 +106,7 @@ class ExportPlan:
 
     Attributes:
         graph: in evaluation mode, on the CPU.
-        size: (height, width) of the pictures; None for any.
+        size: (height, width) of the images; None for any.
         multiple: of what heights and widths must be multiples where `size` is None; they start at twice that.
         label_space: what the ids mean.
         processor: the checkpoint's settings that the description repeats.
@@ -157,7 +157,7 @@ def plan_export(
 
     Args:
         segmenter: moved to the CPU and made float32 by this.
-        size: of the pictures; None takes the segmenter's window, or any size when it sees pictures whole.
+        size: of the images; None takes the segmenter's window, or any size when it sees images whole.
         preprocess, output_kind: see `ExportableSegmentation`.
 
     Raises:
@@ -181,7 +181,7 @@ def plan_export(
 
 
 def example_input(plan: ExportPlan, batch: int = 2) -> Tensor:
-    """A picture batch of a size that the graph takes; where any is, sides that tell height from width."""
+    """An image batch of a size that the graph takes; where any is, sides that tell height from width."""
     height, width = plan.size or (3 * plan.multiple, 5 * plan.multiple)
     values = torch.randint(0, 256, (batch, 3, height, width), generator=torch.Generator().manual_seed(0))
     return values.byte() if plan.graph.preprocess else values / 127.5 - 1

@@ -1,4 +1,4 @@
-"""Does an exported file answer as the model does? Runs both on the same pictures and counts."""
+"""Does an exported file answer as the model does? Runs both on the same images and counts."""
 
 from __future__ import annotations
 
@@ -26,58 +26,58 @@ Run = Callable[[np.ndarray], list[np.ndarray]]
 
 @dataclass(frozen=True)
 class Agreement:
-    """How one kind of pictures fared.
+    """How one kind of images fared.
 
     Attributes:
-        pictures: what they are.
+        images: what they are.
         count: how many were compared, one at a time.
         max_score_difference: the largest absolute difference of a score (of the winning score where the file gives
             label maps).
         equal_labels: share of pixels with the same label.
     """
 
-    pictures: str
+    images: str
     count: int
     max_score_difference: float
     equal_labels: float
 
 
 def check_export(
-    plan: ExportPlan, path: Path, file_format: Format, pictures: Sequence[Image.Image] = ()
+    plan: ExportPlan, path: Path, file_format: Format, images: Sequence[Image.Image] = ()
 ) -> list[Agreement]:
-    """Run the file and the model on the same pictures.
+    """Run the file and the model on the same images.
 
     Args:
-        pictures: RGB, to check on; drawn ones if there are none. Random noise is always checked too.
+        images: RGB, to check on; drawn ones if there are none. Random noise is always checked too.
 
     Returns:
-        One entry for noise, as a batch of two, and one for pictures.
+        One entry for noise, as a batch of two, and one for images.
     """
     run = open_torch(path)[0] if file_format == "torch" else open_onnx(path)[0]
     noise = np.random.default_rng(0).integers(0, 256, (2, 3, *_sizes(plan)[-1]), dtype=np.uint8)
-    chosen = list(pictures) or drawn_pictures()
+    chosen = list(images) or drawn_images()
     sizes = _sizes(plan)
     shown = [_fit(image, sizes[number % len(sizes)]) for number, image in enumerate(chosen)]
     return [
         _compare(plan, run, "random noise", [noise]),
-        _compare(plan, run, "given pictures" if pictures else "drawn pictures", shown),
+        _compare(plan, run, "given images" if images else "drawn images", shown),
     ]
 
 
 def refuse_disagreement(found: Sequence[Agreement], int8: bool) -> None:
     """Raise an `ExportError` with the figures if a file does not answer as its model does.
 
-    An int8 file is judged by its labels on pictures alone; noise has no classes to lose.
+    An int8 file is judged by its labels on images alone; noise has no classes to lose.
     """
     for one in found:
-        if int8 and one.pictures == "random noise":
+        if int8 and one.images == "random noise":
             continue
         least = LEAST_EQUAL_LABELS_INT8 if int8 else LEAST_EQUAL_LABELS
         wrong_labels = not one.equal_labels >= least
         wrong_scores = not int8 and not one.max_score_difference <= MOST_SCORE_DIFFERENCE
         if wrong_labels or wrong_scores:
             raise ExportError(
-                f"the file does not answer as the model does: on {one.pictures} {100 * one.equal_labels:.2f} % of "
+                f"the file does not answer as the model does: on {one.images} {100 * one.equal_labels:.2f} % of "
                 f"labels are equal (at least {100 * least:.1f} % are asked for) and scores differ by up to "
                 f"{one.max_score_difference:.1e}. It was written, but do not use it. "
                 + ("Export without --int8." if int8 else "Try another --size, or the other --format.")
@@ -118,16 +118,16 @@ def open_eager(plan: ExportPlan) -> Run:
     return run
 
 
-def as_input(plan: ExportPlan, pictures: np.ndarray) -> np.ndarray:
-    """(B, 3, H, W) uint8 pictures as the plan's input."""
+def as_input(plan: ExportPlan, images: np.ndarray) -> np.ndarray:
+    """(B, 3, H, W) uint8 images as the plan's input."""
     if plan.graph.preprocess:
-        return pictures
+        return images
     mean, std = plan.graph.mean.numpy(), plan.graph.std.numpy()
-    return ((pictures.astype(np.float32) - mean) / std).astype(np.float32)
+    return ((images.astype(np.float32) - mean) / std).astype(np.float32)
 
 
-def drawn_pictures(count: int = 4) -> list[Image.Image]:
-    """Pictures with regions, lines and texture, which noise has not."""
+def drawn_images(count: int = 4) -> list[Image.Image]:
+    """Images with regions, lines and texture, which noise has not."""
     split = load_synthetic_retina(num_train=1, num_validation=count, size=256)["validation"]
     return [read_image(row["image"]) for row in split]
 
@@ -147,15 +147,15 @@ def _fit(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
 def _compare(plan: ExportPlan, run: Run, name: str, batches: Sequence[np.ndarray]) -> Agreement:
     eager = open_eager(plan)
     difference, equal, pixels = 0.0, 0, 0
-    for pictures in batches:
-        image = as_input(plan, pictures)
+    for images in batches:
+        image = as_input(plan, images)
         found, expected = run(image), eager(image)
         gap = float(np.abs(found[-1].astype(np.float64) - expected[-1]).max())
         difference = gap if not gap <= difference else difference  # NaN stays
         labels = [out[0] if plan.graph.output_kind == "labels" else out[0].argmax(axis=1) for out in (found, expected)]
         equal += int((labels[0] == labels[1]).sum())
         pixels += labels[0].size
-    return Agreement(name, sum(len(pictures) for pictures in batches), difference, equal / pixels)
+    return Agreement(name, sum(len(images) for images in batches), difference, equal / pixels)
 
 
 def _arrays(outputs: Any) -> list[np.ndarray]:

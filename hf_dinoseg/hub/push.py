@@ -61,7 +61,7 @@ def push(
     revision: str | None = None,
     message: str | None = None,
 ) -> Pushed:
-    """Upload a checkpoint folder: weights, processor, the model's code, card, metrics, recipe and pictures.
+    """Upload a checkpoint folder: weights, processor, the model's code, card, metrics, recipe and images.
 
     A push that was interrupted goes on when it is repeated: `huggingface_hub` sends only what is not there yet.
 
@@ -90,7 +90,7 @@ def push(
 
 
 def shared_files(folder: Path) -> list[Path]:
-    """The files of a checkpoint folder that are pushed; of the pictures, those of the last evaluation.
+    """The files of a checkpoint folder that are pushed; of the images, those of the last evaluation.
 
     Raises:
         PushError: if it holds no model.
@@ -149,7 +149,7 @@ def open_repository(repo_id: str, *, private: bool = False, revision: str | None
 
 
 def _check_kind(api: HfApi, repo_id: str) -> None:
-    """Raise if the name belongs to a data set or a Space and to no model."""
+    """Raise if the name belongs to a dataset or a Space and to no model."""
     if api.repo_exists(repo_id):
         return
     for kind in ("dataset", "space"):
@@ -173,7 +173,7 @@ def _check_model(api: HfApi, repo_id: str, revision: str | None) -> None:
 def upload(
     folder: Path, repo_id: str, *, revision: str | None, message: str, path_in_repo: str | None = None
 ) -> Pushed:
-    """One commit of everything in `folder`; pictures of an earlier push that are not in it go.
+    """One commit of everything in `folder`; images of an earlier push that are not in it go.
 
     Raises:
         PushError: with what to do about it.

@@ -21,7 +21,7 @@ _ADVICE = "Restore or convert it, or remove it together with its partner."
 
 
 def read_image(cell: Cell, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """An upright 8-bit RGB picture.
+    """An upright 8-bit RGB image.
 
     See `upright_rgb` for what becomes of other kinds.
 
@@ -34,21 +34,21 @@ def read_image(cell: Cell, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def read_upper(cell: Cell, rows: int, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The upper rows of a picture whose size is known, as `read_image` gives them: an upright JPEG is decoded no
+    """The upper rows of an image whose size is known, as `read_image` gives them: an upright JPEG is decoded no
     further than asked, anything else whole.
 
     Args:
         cell: the file.
-        rows: how many are wanted, counted from the top of the upright picture.
-        size: (width, height) of the upright picture.
-        max_pixels: larger pictures are refused.
+        rows: how many are wanted, counted from the top of the upright image.
+        size: (width, height) of the upright image.
+        max_pixels: larger images are refused.
 
     Returns:
-        An RGB picture as wide as `size` says, of `rows` or more rows.
+        An RGB image as wide as `size` says, of `rows` or more rows.
 
     Raises:
         ImageError: as `read_image`, but a file cut short below the wanted rows is not noticed (`upright_size` notices);
-            also if the picture is of another size.
+            also if the image is of another size.
     """
     width, height = size
     if rows + _CONTEXT < height and width * height <= max_pixels:
@@ -79,9 +79,9 @@ def read_mask(cell: Cell, encoding: str = "index", max_pixels: int = MAX_PIXELS)
     """A mask as it is stored, ready for `LabelSpace.encode`.
 
     Args:
-        cell: the file: any picture that Pillow reads, or a NumPy array (`.npy`, see `arrays.read_npy`).
+        cell: the file: any image that Pillow reads, or a NumPy array (`.npy`, see `arrays.read_npy`).
         encoding: the label space's `encoding`. `rgb` gives colours (a palette's too); `index` and `binary` give ids:
-            of a palette picture the index, never the colour.
+            of a palette image the index, never the colour.
         max_pixels: larger files are refused before they are decoded.
 
     Returns:
@@ -113,7 +113,7 @@ def read_mask(cell: Cell, encoding: str = "index", max_pixels: int = MAX_PIXELS)
 
 
 def upright_size(cell: Cell, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(width, height) of the picture as `read_image` would give it, after reading the file to its end.
+    """(width, height) of the image as `read_image` would give it, after reading the file to its end.
 
     A JPEG is decoded at an eighth of its size, which still notices a file that was cut short.
 

@@ -1,4 +1,4 @@
-"""Rows of a picture that is too large to be held in memory as numbers.
+"""Rows of an image that is too large to be held in memory as numbers.
 
 A TIFF of 8-bit grey or colour, as scanners and satellites' mosaics make them, is read strip by strip (or tile by tile)
 by tifffile. Any other file is decoded whole by Pillow, which takes 4 bytes a pixel, and handed out by rows.
@@ -26,14 +26,14 @@ _ROWS_AT_ONCE = 64
 
 
 class RowReader:
-    """Parts of a picture as RGB bytes, asked for from top to bottom.
+    """Parts of an image as RGB bytes, asked for from top to bottom.
 
     Args:
         path: the file.
-        max_pixels: a larger picture is refused.
+        max_pixels: a larger image is refused.
 
     Attributes:
-        size: (height, width) of the upright picture.
+        size: (height, width) of the upright image.
         streamed: whether the file is read piece by piece.
 
     Raises:
@@ -66,7 +66,7 @@ class RowReader:
         return self._read(self._tiff, top, top + height)[:, left : left + width]
 
     def again(self) -> RowReader:
-        """Another reader of the same picture, from its top."""
+        """Another reader of the same image, from its top."""
         other = copy(self)
         if self._tiff is not None:
             other._tiff = _TiffPieces(self._tiff.file, self._tiff.page)

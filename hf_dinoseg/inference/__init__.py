@@ -1,4 +1,4 @@
-"""Inference: one path from pictures to label maps, in training, on the command line and in Python."""
+"""Inference: one path from images to label maps, in training, on the command line and in Python."""
 
 from .background import Background
 from .folders import Job, Outcome, segment_files

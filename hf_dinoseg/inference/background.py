@@ -4,8 +4,8 @@ Trained with `reduce_zero_label`, or with 0 in `ignore`, a model has no output f
 
 * `none`: the best class everywhere.
 * `threshold`: pixels whose best score is below a threshold get no class; they decode to the label space's void id, 0.
-* `truth`: predictions and figures as with `none`, but in the pictures of an evaluation what the truth holds for void
-  is drawn as void, and the picture says so. For looking at classes only: nobody has the truth when it counts.
+* `truth`: predictions and figures as with `none`, but in the images of an evaluation what the truth holds for void
+  is drawn as void, and the image says so. For looking at classes only: nobody has the truth when it counts.
 
 The cure is a class of its own: `classes: {0: background, …}` and `reduce_zero_label: false`.
 """
@@ -86,12 +86,12 @@ class Background:
         return without_unlikely(labels, scores, self.threshold, ignore_index)
 
     def drawn(self, labels: torch.Tensor, truth: torch.Tensor, ignore_index: int) -> torch.Tensor:
-        """The answer as a picture shows it beside its truth: with policy `truth`, void where that is void."""
+        """The answer as an image shows it beside its truth: with policy `truth`, void where that is void."""
         return labels.masked_fill(truth == ignore_index, ignore_index) if self.policy == "truth" else labels
 
     @property
     def caption(self) -> str:
-        """What a picture says of its background."""
+        """What an image says of its background."""
         if self.policy == "threshold":
             return f"no class below score {self.threshold:.3g}"
         return "background from the truth" if self.policy == "truth" else "best class everywhere"

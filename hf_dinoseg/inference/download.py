@@ -1,4 +1,4 @@
-"""Pictures that have an address instead of a path."""
+"""Images that have an address instead of a path."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECONDS = 30.0  # without an answer, or without the next bytes
 
 
 def is_url(name: str | os.PathLike[str]) -> bool:
-    """Whether a picture is to be fetched."""
+    """Whether an image is to be fetched."""
     return os.fspath(name).lower().startswith(("http://", "https://"))
 
 

@@ -1,8 +1,8 @@
-"""Pictures in files, through a segmenter, into files.
+"""Images in files, through a segmenter, into files.
 
-Three things happen at once: threads read, decode and normalise pictures; the caller's thread keeps the model busy;
+Three things happen at once: threads read, decode and normalise images; the caller's thread keeps the model busy;
 threads write. What is on its way is bounded by number and by size (`_Room`), so memory does not grow with the number
-of files. A picture holds its place from before it is decoded until its results are written.
+of files. An image holds its place from before it is decoded until its results are written.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from .write import Format, write_result
 logger = logging.getLogger(__name__)
 
 _MOST_THREADS = 8
-_MOST_BYTES = 1 << 30  # of pictures on their way, unless one alone has more
-_BYTES_PER_PIXEL = 32  # photograph 3, normalised 12, train ids 8, score 4, and what drawing takes
+_MOST_BYTES = 1 << 30  # of images on their way, unless one alone has more
+_BYTES_PER_PIXEL = 32  # image 3, normalised 12, train ids 8, score 4, and what drawing takes
 
 
 @dataclass(frozen=True)
 class Job:
-    """One picture and what is to become of it.
+    """One image and what is to become of it.
 
     Attributes:
         source: a path, or a URL.
@@ -72,7 +72,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Item:
-    """A picture on its way: decoded, or (`prepared` is None) one for strips, lying at `path`."""
+    """An image on its way: decoded, or (`prepared` is None) one for strips, lying at `path`."""
 
     number: int
     job: Job
@@ -84,13 +84,13 @@ class _Item:
 def segment_files(
     segmenter: Segmenter, jobs: Sequence[Job], threads: int | None = None, pixels_at_once: int | None = None
 ) -> Iterator[Outcome]:
-    """Segment pictures and write the results; an error costs its own picture only.
+    """Segment images and write the results; an error costs its own image only.
 
     Args:
         jobs: their files must all differ.
         threads: that read, and as many that write; one for each processor, at most 8, if None.
-        pixels_at_once: pictures of one size are shown to the model together up to so many pixels. None for a batch of
-            windows on an accelerator and for one picture at a time on a processor, where batches gain nothing.
+        pixels_at_once: images of one size are shown to the model together up to so many pixels. None for a batch of
+            windows on an accelerator and for one image at a time on a processor, where batches gain nothing.
 
     Yields:
         an outcome for each job, as they are done.
@@ -136,10 +136,10 @@ def segment_files(
 
 
 class _Room:
-    """Who may be on the way: so many pictures with so many bytes, or one that alone has more."""
+    """Who may be on the way: so many images with so many bytes, or one that alone has more."""
 
-    def __init__(self, pictures: int, size: int) -> None:
-        self._pictures, self._size = pictures, size
+    def __init__(self, images: int, size: int) -> None:
+        self._images, self._size = images, size
         self._inside, self._used, self._closed = 0, 0, False
         self._change = threading.Condition()
 
@@ -163,7 +163,7 @@ class _Room:
             self._change.notify_all()
 
     def _fits(self, size: int) -> bool:
-        return self._inside == 0 or (self._inside < self._pictures and self._used + size <= self._size)
+        return self._inside == 0 or (self._inside < self._images and self._used + size <= self._size)
 
 
 class _Shared:
@@ -211,7 +211,7 @@ class _Reader:
         if width * height > large.LARGE_PIXELS:
             if "ids" not in job.files:
                 raise InputError(
-                    f"{job.source} has {width}×{height} pixels; of a picture that large there are only ids."
+                    f"{job.source} has {width}×{height} pixels; of an image that large there are only ids."
                 )
             if "ids" not in job.missing:
                 return None, Outcome(number, job)
@@ -229,7 +229,7 @@ class _Reader:
 
 
 def _predict(segmenter: Segmenter, items: list[_Item], writers: ThreadPoolExecutor, events: SimpleQueue) -> None:
-    """Show the model some pictures of one size, and have the answers written."""
+    """Show the model some images of one size, and have the answers written."""
     prepared = [item.prepared for item in items if item.prepared is not None]
     try:
         answers = segmenter.answer(prepared, any("probabilities" in item.job.missing for item in items))
@@ -237,7 +237,7 @@ def _predict(segmenter: Segmenter, items: list[_Item], writers: ThreadPoolExecut
         if len(items) == 1:
             events.put((items[0], _failed(items[0].number, items[0].job, error)))
             return
-        logger.debug("%d pictures at once failed; they are tried one by one", len(items), exc_info=True)
+        logger.debug("%d images at once failed; they are tried one by one", len(items), exc_info=True)
         for item in items:
             _predict(segmenter, [item], writers, events)
         return

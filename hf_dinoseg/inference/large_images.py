@@ -1,7 +1,7 @@
-"""Pictures too large to be held as numbers: read, predicted and written some rows at a time.
+"""Images too large to be held as numbers: read, predicted and written some rows at a time.
 
 Rows are read as windows need them, each window is seen once, and rows that no window still to come touches are answered
-and written. What is held is a band of the picture as bytes, what the model said of the windows over it, and scores of a
+and written. What is held is a band of the image as bytes, what the model said of the windows over it, and scores of a
 few rows. The answer is that of `Segmenter.__call__`, bit for bit: the same code computes it, from the same windows in
 the same batches.
 """
@@ -25,42 +25,42 @@ from .windows import WindowScores, with_autocast
 if TYPE_CHECKING:
     from .segmenter import Segmenter
 
-#: pictures beyond this are predicted by strips on the command line: 8192 × 8192
+#: images beyond this are predicted by strips on the command line: 8192 × 8192
 LARGE_PIXELS = 1 << 26
 
 
 @torch.inference_mode()
 def segment_large(
     segmenter: Segmenter,
-    picture: str | os.PathLike[str],
+    image: str | os.PathLike[str],
     target: str | os.PathLike[str],
     max_pixels: int = LARGEST,
     transparent: bool = False,
 ) -> Path:
-    """Segment a picture of any size, by windows, into a label PNG; with a progress bar.
+    """Segment an image of any size, by windows, into a label PNG; with a progress bar.
 
     Args:
-        picture: a file. TIFFs, uncompressed or zlib, are read piece by piece (needs `tifffile`; with
+        image: a file. TIFFs, uncompressed or zlib, are read piece by piece (needs `tifffile`; with
             `imagecodecs` other compressions too); other
             files are decoded whole, at 4 bytes a pixel.
         target: the PNG, as `SegmentationResult.save` writes it.
-        max_pixels: a larger picture is refused.
+        max_pixels: a larger image is refused.
         transparent: as in `SegmentationResult.save`.
 
     Returns:
         The path of the PNG.
 
     Raises:
-        ValueError: if the segmenter sees pictures whole, resizes them, or averages over several sizes; if the picture
+        ValueError: if the segmenter sees images whole, resizes them, or averages over several sizes; if the image
             cannot be read or is too large; if the target is no PNG.
     """
     from ..visualize.png_strips import PngStrips
 
     path = Path(target)
     chosen = views(segmenter.tta)
-    _check(segmenter, chosen, picture, path)
+    _check(segmenter, chosen, image, path)
     window, stride = segmenter.window, segmenter.stride
-    reader = RowReader(picture, max_pixels)
+    reader = RowReader(image, max_pixels)
     size = reader.size
     model = with_autocast(segmenter.model, segmenter.autocast)
     sources: list[RowScores] = []
@@ -73,7 +73,7 @@ def segment_large(
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         PngStrips(path, (size[1], size[0]), space, transparent) as png,
-        tqdm(total=size[0], unit="row", desc=Path(picture).name, disable=None, leave=False) as bar,
+        tqdm(total=size[0], unit="row", desc=Path(image).name, disable=None, leave=False) as bar,
     ):
         for _, strip in score_strips(sources, size):
             scores, labels = strip[0].max(dim=0)
@@ -84,28 +84,28 @@ def segment_large(
 
 
 class _Crops:
-    """Windows of a picture as the model takes them."""
+    """Windows of an image as the model takes them."""
 
     def __init__(self, segmenter: Segmenter, reader: RowReader) -> None:
         self.processor, self.reader, self.model = segmenter.processor, reader, segmenter.model
 
-    def plain(self, picture: int, top: int, left: int, height: int, width: int) -> torch.Tensor:
+    def plain(self, number: int, top: int, left: int, height: int, width: int) -> torch.Tensor:
         """(3, height, width) normalised."""
         image = Image.fromarray(self.reader.crop(top, left, height, width))
         return as_input(self.processor(images=image, return_tensors="pt")["pixel_values"][0], self.model)
 
-    def mirrored(self, picture: int, top: int, left: int, height: int, width: int) -> torch.Tensor:
-        """As `plain`, of the mirrored picture."""
+    def mirrored(self, number: int, top: int, left: int, height: int, width: int) -> torch.Tensor:
+        """As `plain`, of the mirrored image."""
         own_left = self.reader.size[1] - left - width
-        return self.plain(picture, top, own_left, height, width).flip(-1)
+        return self.plain(number, top, own_left, height, width).flip(-1)
 
 
-def _check(segmenter: Segmenter, chosen: list[View], picture: str | os.PathLike[str], target: Path) -> None:
-    name = os.fspath(picture)
+def _check(segmenter: Segmenter, chosen: list[View], image: str | os.PathLike[str], target: Path) -> None:
+    name = os.fspath(image)
     if segmenter.mode != "slide":
         raise InputError(f"{name} is too large to be seen whole; use windows (mode slide).")
     if getattr(segmenter.processor, "do_resize", False):
-        raise InputError(f"{name} is predicted by strips, and the image processor resizes pictures; reduce it first.")
+        raise InputError(f"{name} is predicted by strips, and the image processor resizes images; reduce it first.")
     if any(view.scale != 1 for view in chosen):
         raise InputError(
             f"{name} is predicted by strips, which is possible at its own size only; predict it without the scales "

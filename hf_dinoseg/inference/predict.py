@@ -1,8 +1,8 @@
-"""From pictures to label maps: the one path that evaluation in training, the command line and `Segmenter` share.
+"""From images to label maps: the one path that evaluation in training, the command line and `Segmenter` share.
 
-Two modes. *whole*: the model sees the picture at once. *slide*: it sees windows, and where windows overlap the class
+Two modes. *whole*: the model sees the image at once. *slide*: it sees windows, and where windows overlap the class
 probabilities are averaged. Either way scores are computed some rows at a time, at the size of the answer, so that all
-classes' scores of a picture are held only if they are what is asked for. Pictures are predicted where they lie, in the
+classes' scores of an image are held only if they are what is asked for. Images are predicted where they lie, in the
 model's own dtype unless autocast is asked for.
 """
 
@@ -21,7 +21,7 @@ from ..models.semantic_scores import ScoreMap, rows_per_strip
 from .test_time_augmentation import views
 from .windows import Autocast, Blend, Mode, Size, WindowScores, resolve_window, with_autocast
 
-#: the largest picture that whole mode takes: 4096 × 4096
+#: the largest image that whole mode takes: 4096 × 4096
 WHOLE_MAX_PIXELS = 1 << 24
 
 
@@ -30,7 +30,7 @@ class RowScores(Protocol):
 
     @property
     def row_values(self) -> int:
-        """The most values of one picture that are held for each row while rows are computed."""
+        """The most values of one image that are held for each row while rows are computed."""
         ...
 
     def rows(self, top: int, bottom: int) -> torch.Tensor:
@@ -68,20 +68,20 @@ def predict_scores(
         mode: `whole` or `slide`.
         window: side of a window in pixels; 512 if None.
         stride: distance of windows in pixels; two thirds of the window if None.
-        batch_size: windows that the model sees at once. They are taken across positions and pictures.
+        batch_size: windows that the model sees at once. They are taken across positions and images.
         blend: how overlapping windows are averaged: `mean`, or `smooth` for weights that fade towards their borders.
         tta: sizes and mirror images that are averaged; see `tta.views`.
         autocast: the model runs under `torch.autocast` in this type, `bfloat16` or `float16`; None for its own.
         target_size: (H0, W0) of the answer; (H, W) if None. In whole mode the model's maps go straight to it, in
             slide mode the averaged scores are resized (bilinear).
         output_device: where the scores are collected, strip by strip: the host, where a device's memory would not
-            hold them. The pictures' device if None.
+            hold them. The images' device if None.
 
     Returns:
         (B, C, H0, W0) float32 scores; see `models.semantic.semantic_scores` for their scale.
 
     Raises:
-        ValueError: on an unknown mode or blend, a window and stride that leave gaps, or a picture beyond
+        ValueError: on an unknown mode or blend, a window and stride that leave gaps, or an image beyond
             `WHOLE_MAX_PIXELS` in whole mode.
     """
     pixel_values, size = _batch(pixel_values, target_size)
@@ -111,7 +111,7 @@ def predict_label_map(
     """The best class of every pixel; arguments and errors are those of `predict_scores`.
 
     Returns:
-        (B, H0, W0) int64 train ids; B is 1 for a picture without a batch dimension.
+        (B, H0, W0) int64 train ids; B is 1 for an image without a batch dimension.
     """
     return predict_best(model, pixel_values, target_size, mode, window, stride, batch_size, blend, tta, autocast)[0]
 
@@ -219,7 +219,7 @@ def _sources(
     blend: Blend,
     tta: Mapping[str, Any] | None,
 ) -> list[RowScores]:
-    """Scores at the target size, one source for each view of the pictures."""
+    """Scores at the target size, one source for each view of the images."""
     window, stride = resolve_window(mode, window, stride)
     sources: list[RowScores] = []
     for view in views(tta):
@@ -242,48 +242,48 @@ def _source(
     if mode == "whole":
         if own_size[0] * own_size[1] > WHOLE_MAX_PIXELS:
             raise InputError(
-                f"a picture of {own_size[1]}×{own_size[0]} pixels is too large to be seen whole (at most "
+                f"an image of {own_size[1]}×{own_size[0]} pixels is too large to be seen whole (at most "
                 f"{WHOLE_MAX_PIXELS} pixels). Use windows (mode slide), or let the image processor make it smaller."
             )
         return ScoreMap(model(pixel_values=pixel_values), size)
 
-    def crop(picture: int, top: int, left: int, height: int, width: int) -> torch.Tensor:
-        return pixel_values[picture, :, top : top + height, left : left + width]
+    def crop(image: int, top: int, left: int, height: int, width: int) -> torch.Tensor:
+        return pixel_values[image, :, top : top + height, left : left + width]
 
     source = WindowScores(model, crop, len(pixel_values), own_size, window, stride, batch_size, blend)
     return source if own_size == size else Resized(source, own_size, size)
 
 
 def pixels_at_once(device: torch.device, batch_size: int, window: int) -> int:
-    """Up to how many pixels pictures of one size are shown together: a batch of windows on an accelerator; none beyond
-    the first picture on a processor, where batches gain nothing and cost memory."""
+    """Up to how many pixels images of one size are shown together: a batch of windows on an accelerator; none beyond
+    the first image on a processor, where batches gain nothing and cost memory."""
     return 0 if device.type == "cpu" else batch_size * window**2
 
 
-def predict_pictures(
+def predict_images(
     model: nn.Module,
-    pictures: Sequence[torch.Tensor],
+    images: Sequence[torch.Tensor],
     sizes: Sequence[Size],
     at_once: int | None = None,
     **inference: Any,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Label map and best scores of each picture, in order; neighbours of one size are shown to the model together.
+    """Label map and best scores of each image, in order; neighbours of one size are shown to the model together.
 
     Args:
         model: as for `predict_best`.
-        pictures: (3, h, w) each, normalised, on the model's device.
+        images: (3, h, w) each, normalised, on the model's device.
         sizes: (H, W) of each answer.
-        at_once: pixels that are shown together at most, one picture at least; see `pixels_at_once`.
+        at_once: pixels that are shown together at most, one image at least; see `pixels_at_once`.
         inference: `mode`, `window`, … of `predict_best`.
 
     Yields:
         (H, W) int64 train ids, and (H, W) float32 scores.
     """
-    if at_once is None and pictures:
+    if at_once is None and images:
         window = resolve_window(inference.get("mode", "whole"), inference.get("window"), inference.get("stride"))[0]
-        at_once = pixels_at_once(pictures[0].device, inference.get("batch_size", 8), window)
-    for (shape, size), group in groupby(zip(pictures, sizes, strict=True), key=lambda pair: (pair[0].shape, pair[1])):
-        alike = [picture for picture, _ in group]
+        at_once = pixels_at_once(images[0].device, inference.get("batch_size", 8), window)
+    for (shape, size), group in groupby(zip(images, sizes, strict=True), key=lambda pair: (pair[0].shape, pair[1])):
+        alike = [image for image, _ in group]
         count = max(1, (at_once or 0) // (shape[-2] * shape[-1]))
         for start in range(0, len(alike), count):
             some = torch.stack(alike[start : start + count])

@@ -1,4 +1,4 @@
-"""Segmenter: a photograph in, a label map in the data set's own ids out."""
+"""Segmenter: an image in, a label map in the dataset's own ids out."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from .write import whole_file
 if TYPE_CHECKING:
     from ..visualize import Palette
 
-Picture = str | os.PathLike[str] | Image.Image | np.ndarray
+ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
 class SegmentationResult:
-    """What the model says of one photograph.
+    """What the model says of one image.
 
     Attributes:
         label_map: (H, W) original ids; void where the best score was below the background threshold, if there is one.
         scores: (H, W) float32, the score of each pixel's best class.
-        image: the photograph, RGB and upright (EXIF orientation applied), W wide and H high.
+        image: the image, RGB and upright (EXIF orientation applied), W wide and H high.
         label_space: what the ids mean.
         class_scores: (C, H, W) float32, the score of every class in the order of `label_space.original_ids`; None
             unless they were asked for.
@@ -51,7 +51,7 @@ class SegmentationResult:
     class_scores: np.ndarray | None = None
 
     def overlay(self, alpha: float = 0.5) -> Image.Image:
-        """The photograph tinted with the classes' colours, hatched where there is no answer; `alpha` is the weight."""
+        """The image tinted with the classes' colours, hatched where there is no answer; `alpha` is the weight."""
         from ..visualize import overlay
 
         return overlay(self.image, self.label_map, self.label_space, alpha)
@@ -59,7 +59,7 @@ class SegmentationResult:
     def save(self, path: str | os.PathLike[str], transparent: bool = False) -> Path:
         """Write the label map as a PNG whose pixel values are the original ids.
 
-        It is a palette picture in the classes' colours; if the label space has ids above 255, 16-bit grey, which
+        It is a palette image in the classes' colours; if the label space has ids above 255, 16-bit grey, which
         keeps the ids but looks dark. Missing folders are made, and a file of that name is replaced, once the new one
         is whole.
 
@@ -81,7 +81,7 @@ class SegmentationResult:
 
 
 class Prepared(NamedTuple):
-    """A picture that is ready for the model.
+    """An image that is ready for the model.
 
     Attributes:
         image: RGB and upright.
@@ -93,7 +93,7 @@ class Prepared(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What the model says of a picture, on the host.
+    """What the model says of an image, on the host.
 
     Attributes:
         train_ids: (H, W) int64, `ignore_index` where there is no answer.
@@ -154,7 +154,7 @@ class Segmenter:
             blend_weights(1, blend),
             views(tta),
             with_autocast(model, autocast),
-        )  # to refuse what is unknown before any picture
+        )  # to refuse what is unknown before any image
         self.blend: Blend = blend
         self.tta = dict(tta) if tta else None
         self.autocast: Autocast | None = autocast
@@ -189,14 +189,14 @@ class Segmenter:
         """Load a checkpoint folder or a Hub id.
 
         What is not given follows the checkpoint: mode, windows, blending, augmentation and autocast the evaluation
-        that its figures come from (`config.inference`; whole pictures if it says nothing), the threshold
+        that its figures come from (`config.inference`; whole images if it says nothing), the threshold
         `config.background_threshold`, the colours `config.palette`.
 
         Args:
             background: `none` for the best class everywhere, whatever threshold the checkpoint has; `threshold` to
                 make sure of one.
             tta: `{}` for none, whatever the checkpoint does.
-            palette: of pictures: `dataset` for the data set's colours, `colorblind` for ones that everybody can tell
+            palette: of images: `dataset` for the dataset's colours, `colorblind` for ones that everybody can tell
                 apart; see `visualize.with_palette`.
             device: where the model goes; the machine's accelerator if None and there is one.
             kwargs: go to `from_pretrained` of the model (`dtype`, `attn_implementation`, …); those that say where
@@ -229,41 +229,41 @@ class Segmenter:
         )
 
     @overload
-    def __call__(self, pictures: Picture) -> SegmentationResult: ...
+    def __call__(self, images: ImageLike) -> SegmentationResult: ...
 
     @overload
-    def __call__(self, pictures: list[Any] | tuple[Any, ...]) -> list[SegmentationResult]: ...
+    def __call__(self, images: list[Any] | tuple[Any, ...]) -> list[SegmentationResult]: ...
 
     def __call__(
-        self, pictures: Picture | list[Any] | tuple[Any, ...]
+        self, images: ImageLike | list[Any] | tuple[Any, ...]
     ) -> SegmentationResult | list[SegmentationResult]:
-        """Segment a photograph, or each of a list of them.
+        """Segment an image, or each of a list of them.
 
         Args:
-            pictures: a path or URL, a PIL image, an array (H, W, 3) or (H, W) of uint8, or a list of these.
+            images: a path or URL, a PIL image, an array (H, W, 3) or (H, W) of uint8, or a list of these.
 
         Raises:
             FileNotFoundError: if a path leads to no file.
-            ValueError: if a file or an array is no picture.
+            ValueError: if a file or an array is no image.
         """
-        if isinstance(pictures, (list, tuple)):
-            return [self._segment(read_picture(picture)) for picture in pictures]
-        return self._segment(read_picture(pictures))
+        if isinstance(images, (list, tuple)):
+            return [self._segment(load_image(image)) for image in images]
+        return self._segment(load_image(images))
 
     def _segment(self, image: Image.Image) -> SegmentationResult:
         prepared = self.prepare(image)
         return self.result(prepared.image, self.answer([prepared])[0])
 
-    def prepare(self, picture: Picture) -> Prepared:
+    def prepare(self, image: ImageLike) -> Prepared:
         """What comes before the model: reading and normalising, on the host; errors as of a call."""
-        image = read_picture(picture)
+        image = load_image(image)
         return Prepared(image, self.processor(images=image, return_tensors="pt")["pixel_values"])
 
     def answer(self, prepared: Sequence[Prepared], class_scores: bool = False) -> list[Answer]:
         """The model's part.
 
         Args:
-            prepared: pictures of one size; the model sees them together.
+            prepared: images of one size; the model sees them together.
             class_scores: keep the scores of all classes too, 4 bytes × C a pixel.
         """
         pixel_values = as_input(torch.cat([p.pixel_values for p in prepared]), self.model)
@@ -289,18 +289,18 @@ class Segmenter:
         )
 
 
-def read_picture(picture: Picture) -> Image.Image:
+def load_image(image: ImageLike) -> Image.Image:
     """An upright RGB image from anything that `Segmenter` takes; errors as there."""
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (3,)):
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
             raise InputError(
-                f"an array of shape {picture.shape} and type {picture.dtype} is no picture; give (H, W, 3) or (H, W) "
+                f"an array of shape {image.shape} and type {image.dtype} is no image; give (H, W, 3) or (H, W) "
                 "of uint8, values 0 to 255."
             )
-        return Image.fromarray(picture).convert("RGB")
-    if isinstance(picture, Image.Image):
-        return upright_rgb(picture.copy(), "the picture")
-    name = os.fspath(picture)
+        return Image.fromarray(image).convert("RGB")
+    if isinstance(image, Image.Image):
+        return upright_rgb(image.copy(), "the image")
+    name = os.fspath(image)
     if not is_url(name):
         return read_image(name, max_pixels=LARGEST)
     with TemporaryDirectory(prefix="dinoseg-") as folder:

@@ -1,4 +1,4 @@
-"""Test-time augmentation: a picture is predicted at several sizes, mirrored too, and the scores are averaged.
+"""Test-time augmentation: an image is predicted at several sizes, mirrored too, and the scores are averaged.
 
 Scores are averaged as the probabilities that they are, at the size of the answer, each view with the same weight.
 """
@@ -17,10 +17,10 @@ from ..errors import InputError
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at a picture.
+    """One way to look at an image.
 
     Attributes:
-        scale: size over the picture's own.
+        scale: size over the image's own.
         flip: mirrored, left to right.
     """
 
@@ -40,7 +40,7 @@ class View:
 
 
 def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    """Height and width of a picture at a scale; at least one pixel."""
+    """Height and width of an image at a scale; at least one pixel."""
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
@@ -49,7 +49,7 @@ def views(tta: Mapping[str, Any] | None) -> list[View]:
 
     Args:
         tta: `{"scales": [0.75, 1, 1.25], "flip": True}`, as in a recipe's `evaluation.tta` and a checkpoint's
-            `config.inference`; either key may be left out. None for the picture as it is.
+            `config.inference`; either key may be left out. None for the image as it is.
 
     Raises:
         ValueError: on another key, or a scale that is no number above 0.

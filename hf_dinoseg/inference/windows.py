@@ -1,4 +1,4 @@
-"""Where windows lie, what each weighs, and their scores joined into those of the picture, rows at a time."""
+"""Where windows lie, what each weighs, and their scores joined into those of the image, rows at a time."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _LEAST_WEIGHT = 1e-3  # of a window's border when blended smoothly: where one wi
 
 
 def window_positions(length: int, window: int, stride: int) -> list[int]:
-    """Where windows start along one side of a picture.
+    """Where windows start along one side of an image.
 
-    They stand `stride` apart from 0 on; the last is moved back to end with the picture. A window longer than the
-    picture shrinks to it and starts at 0.
+    They stand `stride` apart from 0 on; the last is moved back to end with the image. A window longer than the
+    image shrinks to it and starts at 0.
 
     Raises:
         ValueError: if a number is below 1, or if windows farther apart than they are long would leave gaps.
@@ -92,20 +92,20 @@ def blend_weights(length: int, blend: Blend) -> torch.Tensor:
 
 
 class WindowScores:
-    """Class scores of pictures of one size, averaged over windows, for the rows that are asked for.
+    """Class scores of images of one size, averaged over windows, for the rows that are asked for.
 
     Rows are asked for from top to bottom. The model sees a window when the first of its rows is needed, and what it
-    said of a window (small maps, not scores) is forgotten when rows below it are asked for. Neither the pictures nor
+    said of a window (small maps, not scores) is forgotten when rows below it are asked for. Neither the images nor
     the scores of all classes are ever held in full, whatever the size.
 
     Args:
         model: returns an output that `models.semantic.ScoreMap` reads; in evaluation mode.
-        crop: `crop(picture, top, left, height, width)` gives (3, height, width) normalised pixels of the picture of
+        crop: `crop(image, top, left, height, width)` gives (3, height, width) normalised pixels of the image of
             that number, on the model's device; called with tops that never decrease.
-        pictures: how many there are.
+        images: how many there are.
         size: height and width of all of them.
         window, stride: of the windows, in pixels.
-        batch_size: windows that the model sees at once, taken across positions and pictures.
+        batch_size: windows that the model sees at once, taken across positions and images.
         blend: how overlapping windows are averaged; see `blend_weights`.
     """
 
@@ -113,19 +113,19 @@ class WindowScores:
         self,
         model: Callable[..., Any],
         crop: Callable[[int, int, int, int, int], torch.Tensor],
-        pictures: int,
+        images: int,
         size: Size,
         window: int,
         stride: int,
         batch_size: int,
         blend: Blend = "mean",
     ) -> None:
-        self.model, self.crop, self.pictures, self.size = model, crop, pictures, size
+        self.model, self.crop, self.images, self.size = model, crop, images, size
         self.height, self.width = min(window, size[0]), min(window, size[1])
         self.batch_size = batch_size
         self.blend = blend
         tops, lefts = window_positions(size[0], window, stride), window_positions(size[1], window, stride)
-        self._waiting = [(top, b, left) for top in tops for b in range(pictures) for left in lefts]
+        self._waiting = [(top, b, left) for top in tops for b in range(images) for left in lefts]
         self._waiting.reverse()  # the next one last
         self._seen: list[tuple[int, int, int, ScoreMap]] = []
         self._of_row, self._of_column = blend_weights(self.height, blend), blend_weights(self.width, blend)
@@ -134,7 +134,7 @@ class WindowScores:
 
     @property
     def row_values(self) -> int:
-        """The most values of one picture that are held for each row while rows are computed."""
+        """The most values of one image that are held for each row while rows are computed."""
         self._look(1)
         first = self._seen[0][3]
         return max(first.row_values, first.num_labels * self.size[1])
@@ -145,14 +145,14 @@ class WindowScores:
         self._look(bottom)
         first = self._seen[0][3]
         total: torch.Tensor | None = None
-        reached = dict.fromkeys(range(self.pictures), 0)  # columns that hold something in all rows
+        reached = dict.fromkeys(range(self.images), 0)  # columns that hold something in all rows
         for y, b, x, scores in self._seen:  # from top to bottom, and from left to right
             start, end = max(top, y), min(bottom, y + self.height)
             if start >= end:
                 continue
             strip = scores.rows(start - y, end - y)[0]
             if total is None:
-                shape = (self.pictures, first.num_labels, bottom - top, self.size[1])
+                shape = (self.images, first.num_labels, bottom - top, self.size[1])
                 whole = (start, end) == (top, bottom)  # these windows fill the strip, and no zeros are needed
                 total = strip.new_empty(shape) if whole else strip.new_zeros(shape)
                 reached = reached if whole else dict.fromkeys(reached, self.size[1])
@@ -182,7 +182,7 @@ class WindowScores:
 
 
 def _one_by_one(outputs: Any) -> Iterator[SimpleNamespace]:
-    """The output of each picture of a batch, as that of a batch of one: what `models.semantic` reads of it."""
+    """The output of each image of a batch, as that of a batch of one: what `models.semantic` reads of it."""
     names = ("class_queries_logits", "masks_queries_logits", "logits")
     parts = {name: values for name in names if (values := getattr(outputs, name, None)) is not None}
     for rows in zip(*(values.split(1) for values in parts.values()), strict=True):

@@ -26,8 +26,8 @@ def write_result(
 
     * `ids`: PNG whose values are the original ids, in colours (`SegmentationResult.save`).
     * `color`: PNG of the classes' colours, RGB (RGBA if transparent), void hatched.
-    * `overlay`: the tinted photograph, in the format of the path's ending.
-    * `panel`: PNG, photograph and prediction side by side with a legend.
+    * `overlay`: the tinted image, in the format of the path's ending.
+    * `panel`: PNG, image and prediction side by side with a legend.
     * `probabilities`: NPZ of `probabilities` (C, H, W) float16, each pixel's scores over their sum; `ids` (C,) the
       original ids in that order; `names` (C,).
 
@@ -39,14 +39,14 @@ def write_result(
     Raises:
         ValueError: on another form, or scores that are missing.
     """
-    from ..visualize import color_picture, panel, save_panel
+    from ..visualize import color_image, panel, save_panel
 
     if form == "ids":
         result.save(path, transparent)
         return
     with whole_file(path) as unfinished:
         if form == "color":
-            color_picture(result.label_map, result.label_space, transparent).save(unfinished, format="PNG")
+            color_image(result.label_map, result.label_space, transparent).save(unfinished, format="PNG")
         elif form == "overlay":
             kind = Image.registered_extensions()[path.suffix.lower()]
             result.overlay().save(unfinished, format=kind, quality=95)

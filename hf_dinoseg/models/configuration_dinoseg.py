@@ -28,7 +28,7 @@ class DinoSegConfig(PreTrainedConfig):
             is given, `id2label` follows from it; it restores original ids after prediction.
         ignore_index: the train id of void pixels; taken from `label_space` where that is given.
         background_threshold: default threshold of the image processor's post-processing; None for none.
-        palette: the colours of pictures: `dataset` for the label space's, `colorblind` for ones that everybody can
+        palette: the colours of images: `dataset` for the label space's, `colorblind` for ones that everybody can
             tell apart.
         freeze_backbone: the backbone is not trained: no gradient, evaluation mode.
         backbone_dtype: `float32`, `bfloat16` or `float16`: the type of the backbone's weights, saved and loaded so,

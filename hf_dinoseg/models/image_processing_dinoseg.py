@@ -1,4 +1,4 @@
-"""DinoSegImageProcessor: from pictures to model inputs, and from predictions to label maps. Needs Pillow only."""
+"""DinoSegImageProcessor: from images to model inputs, and from predictions to label maps. Needs Pillow only."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class DinoSegImageProcessor(PilBackend):
         Args:
             outputs: what the model returned for a batch of B images.
             target_sizes: (height, width) of each label map; None keeps the size of the predicted maps.
-            original_ids: answer in the data set's own ids (needs `label_space`) instead of train ids.
+            original_ids: answer in the dataset's own ids (needs `label_space`) instead of train ids.
             background_threshold: pixels whose best score is below it become void: `void_id` of the label space with
                 `original_ids`, otherwise `ignore_index`. None takes the processor's own setting.
 

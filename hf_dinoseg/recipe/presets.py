@@ -1,4 +1,4 @@
-"""Labels of well-known data sets, by name: `labels: {preset: ade20k}`.
+"""Labels of well-known datasets, by name: `labels: {preset: ade20k}`.
 
 A preset stands for the fields that its file in `label_presets/` holds. The resolved recipe has them written out, so a
 checkpoint never depends on what a preset says later.

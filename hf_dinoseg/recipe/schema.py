@@ -190,18 +190,18 @@ class Loss(Section):
 
 
 class TestTimeAugmentation(Section):
-    """Views of a picture whose scores are averaged."""
+    """Views of an image whose scores are averaged."""
 
     scales: list[Annotated[float, Field(gt=0)]] = Field(
-        default=[1.0], min_length=1, description="sizes over the picture's own, such as [0.75, 1, 1.25]"
+        default=[1.0], min_length=1, description="sizes over the image's own, such as [0.75, 1, 1.25]"
     )
     flip: bool = Field(default=False, description="each size mirrored as well")
 
 
 class Evaluation(Section):
-    """How a picture is predicted and measured, during training and after."""
+    """How an image is predicted and measured, during training and after."""
 
-    mode: Literal["slide", "whole"] = Field("slide", description="overlapping windows, or the picture at once")
+    mode: Literal["slide", "whole"] = Field("slide", description="overlapping windows, or the image at once")
     window: PositiveInt | None = Field(None, description="side of a window, in pixels; null is data.crop_size")
     stride: PositiveInt | None = Field(None, description="step from window to window; null is two thirds of window")
     batch_size: PositiveInt = Field(4, description="windows that go through the model together")
@@ -219,23 +219,23 @@ class Evaluation(Section):
     background: Literal["none", "threshold", "truth"] | None = Field(
         None,
         description="what is answered where no class is likely: the best class all the same, none below a threshold, "
-        "or (in pictures only) what the truth says; null is threshold if there is one, else none",
+        "or (in images only) what the truth says; null is threshold if there is one, else none",
     )
     background_threshold: float | None = Field(
         None, gt=0, description="best scores below it are no class; null is the checkpoint's, see dinoseg calibrate"
     )
     max_samples: PositiveInt | None = Field(
-        None, description="pictures per evaluation while training, spread over the set; null is all"
+        None, description="images per evaluation while training, spread over the set; null is all"
     )
     beta: float = Field(2.0, gt=0, description="of F-beta: how many times as much recall weighs as precision")
     boundary_iou: bool = Field(True, description="measure outlines too; 10 ms for 683×512 pixels on the CPU")
-    panels: int = Field(4, ge=0, description="pictures drawn at each evaluation")
+    panels: int = Field(4, ge=0, description="images drawn at each evaluation")
     palette: Literal["dataset", "colorblind"] = Field(
         "dataset",
-        description="colours of pictures: those of labels.colors, and distinct ones for classes without; or for all "
+        description="colours of images: those of labels.colors, and distinct ones for classes without; or for all "
         "classes ones that stay apart for colour-blind eyes",
     )
-    shortest_edge: PositiveInt | None = Field(None, description="shorter side that pictures are resized to, if any")
+    shortest_edge: PositiveInt | None = Field(None, description="shorter side that images are resized to, if any")
 
     @model_validator(mode="after")
     def _windows_touch(self) -> Evaluation:

@@ -1,4 +1,4 @@
-"""The `data` section: where pictures and masks come from, told apart by `source`, and how training crops are drawn."""
+"""The `data` section: where images and masks come from, told apart by `source`, and how training crops are drawn."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class _Data(Section):
     scale: tuple[float, float] = Field((0.5, 2.0), description="smallest and largest resize before the crop")
     max_class_share: float = Field(0.75, gt=0, le=1, description="no class fills more of a crop (void not counted)")
     flip: bool = Field(True, description="mirror half of the crops, left to right")
-    vertical_flip: bool = Field(False, description="mirror half of the crops, top to bottom: aerial, medical pictures")
+    vertical_flip: bool = Field(False, description="mirror half of the crops, top to bottom: aerial, medical images")
     rotation: float = Field(0.0, ge=0, le=180, description="largest angle that crops are turned by, in degrees")
     rare_class_crops: float = Field(
-        0.0, ge=0, le=1, description="share of crops drawn for a rare class: a picture that holds it, about its pixels"
+        0.0, ge=0, le=1, description="share of crops drawn for a rare class: an image that holds it, about its pixels"
     )
     photometric: bool = Field(True, description="jitter brightness, contrast, saturation and hue")
     on_bad_sample: Literal["error", "skip"] = Field(
         "error",
         description="at a broken file or a mask that does not fit: stop, or leave the sample out and say so",
     )
-    max_pixels: PositiveInt = Field(180_000_000, description="pictures and masks of more pixels are bad samples")
+    max_pixels: PositiveInt = Field(180_000_000, description="images and masks of more pixels are bad samples")
     streaming: bool = Field(
         False, description="read training rows as they are needed, prepare nothing; needs training.max_steps"
     )
@@ -70,9 +70,9 @@ class FolderSource(Section):
     )
     mask: str = Field("masks/{split}", description="folder of masks below root, or their names, e.g. {stem}_mask.*")
     train: str | None = Field(
-        "train", description="what {split} stands for, or a text file of stems below root; null is every picture"
+        "train", description="what {split} stands for, or a text file of stems below root; null is every image"
     )
-    validation: str | Share = Field("val", description="likewise; or a share of the training pictures, e.g. 0.2")
+    validation: str | Share = Field("val", description="likewise; or a share of the training images, e.g. 0.2")
 
     @model_validator(mode="after")
     def _consistent(self) -> FolderSource:
@@ -115,7 +115,7 @@ class TableSource(Section):
 
 class _Columns(Section):
     image_column: str = Field("image", description="column of images")
-    mask_column: str = Field("mask", description="column of masks: pictures, or arrays of ids")
+    mask_column: str = Field("mask", description="column of masks: images, or arrays of ids")
     id_column: str | None = Field(None, description="column of names; null counts the rows")
     train: str = Field("train", description="split to train on")
     validation: str | Share = Field("validation", description="split to measure on; or a share of the training rows")
@@ -129,29 +129,29 @@ class _Columns(Section):
 
 
 class HubSource(_Columns):
-    """A data set on the Hub that has a column of images and one of masks."""
+    """A dataset on the Hub that has a column of images and one of masks."""
 
     source: Literal["hub"]
-    repo_id: str = Field(min_length=1, description="the data set, owner/name; or a folder that is laid out like one")
+    repo_id: str = Field(min_length=1, description="the dataset, owner/name; or a folder that is laid out like one")
     config: str | None = Field(None, description="its configuration (subset), where it has several")
     revision: str | None = Field(None, description="branch, tag or commit; null is its main branch")
 
 
 class StoredSource(_Columns):
-    """A data set of the datasets library on disk: parquet files, `save_to_disk`, or an image folder with metadata."""
+    """A dataset of the datasets library on disk: parquet files, `save_to_disk`, or an image folder with metadata."""
 
     source: Literal["parquet", "arrow", "imagefolder"]
     root: str = Field(min_length=1, description="the folder; relative to where the command runs")
 
 
 class SyntheticRetinaSource(Section):
-    """Fundus-like pictures that the package draws from a seed: 0 background, 1 artery, 2 vein, 3 optic disc."""
+    """Fundus-like images that the package draws from a seed: 0 background, 1 artery, 2 vein, 3 optic disc."""
 
     source: Literal["synthetic-retina"]
-    num_train: PositiveInt = Field(160, description="training pictures")
-    num_validation: PositiveInt = Field(32, description="validation pictures")
-    size: int = Field(256, ge=32, description="side of the pictures, in pixels")
-    seed: int = Field(0, ge=0, description="the same seed draws the same pictures")
+    num_train: PositiveInt = Field(160, description="training images")
+    num_validation: PositiveInt = Field(32, description="validation images")
+    size: int = Field(256, ge=32, description="side of the images, in pixels")
+    seed: int = Field(0, ge=0, description="the same seed draws the same images")
 
 
 # ---------------------------------------------------------------------- the section
@@ -223,7 +223,7 @@ SECTIONS: tuple[type[_Data], ...] = typing.get_args(DataSection)
 def _check_splits(source: Any, divided: bool, names: str = "") -> None:
     """Faults of `train` and `validation`.
 
-    Where nothing divides the pictures and a share of them is held out, `train` is all of them unless it is given.
+    Where nothing divides the images and a share of them is held out, `train` is all of them unless it is given.
     """
     held_out = isinstance(source.validation, float)
     if held_out and not divided and "train" not in source.model_fields_set:

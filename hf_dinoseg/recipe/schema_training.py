@@ -29,7 +29,7 @@ _DEFAULTS: dict[str, Any] = {
     # Mask2Former clips the whole gradient to 0.01. AdamW divides by the gradient's own size, so so low a bound does not
     # slow training down: it gives each step's direction the same weight, whatever the matching just did to the loss.
     "max_grad_norm": 0.01,
-    "per_device_eval_batch_size": 1,  # evaluation is at original resolution, and pictures differ in size
+    "per_device_eval_batch_size": 1,  # evaluation is at original resolution, and images differ in size
     "eval_strategy": "steps",
     "load_best_model_at_end": True,
     "metric_for_best_model": "eval_mean_iou",
@@ -52,7 +52,7 @@ OWN: dict[str, tuple[Any, Any, str]] = {
 }
 
 _OWNED: dict[str, tuple[Any, str]] = {
-    "remove_unused_columns": (False, "the data set's columns are read by the package's own transforms"),
+    "remove_unused_columns": (False, "the dataset's columns are read by the package's own transforms"),
     "batch_eval_metrics": (True, "metrics are counted image by image; all logits at once would not fit in memory"),
     "eval_do_concat_batches": (False, "label maps keep their original sizes and cannot be put into one tensor"),
     "prediction_loss_only": (False, "the best checkpoint is chosen by a metric, so evaluation predicts"),

@@ -1,4 +1,4 @@
-"""A rehearsal of a recipe: all that training does, in seconds, on generated pictures and with a tiny backbone.
+"""A rehearsal of a recipe: all that training does, in seconds, on generated images and with a tiny backbone.
 
 Data, weights and the output folder of the recipe are not touched; what the rehearsal writes goes into a temporary
 folder that is removed. What it shows: that the parts of the recipe fit together. What it cannot show: that the data is
@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 from ..models import HEADS
 from ..recipe import Recipe
 from ..run import check_recipe, train
-from .generated_data import PICTURE_SIZE, mimic_source
+from .generated_data import IMAGE_SIZE, mimic_source
 
 STEPS = 2
 
@@ -55,11 +55,11 @@ _KEPT = (
 
 
 def dry_run(recipe: Recipe) -> dict[str, Any]:
-    """Train two steps by a shrunken copy of the recipe on the CPU, evaluate one picture, and leave nothing behind.
+    """Train two steps by a shrunken copy of the recipe on the CPU, evaluate one image, and leave nothing behind.
 
     Returns:
         `steps`, `losses` (one a step), `num_labels`, `backbone` (the tiny one's type), `in_place_of`, `head`, `tune`,
-        `picture_size` (width, height), `mean_iou` of the one picture (it means nothing), `seconds`.
+        `image_size` (width, height), `mean_iou` of the one image (it means nothing), `seconds`.
 
     Raises:
         What `build.train` raises.
@@ -80,7 +80,7 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
         "in_place_of": backbone if isinstance(backbone, str) else backbone["model_type"],
         "head": recipe.model.head,
         "tune": recipe.model.tune,
-        "picture_size": list(PICTURE_SIZE),
+        "image_size": list(IMAGE_SIZE),
         "mean_iou": metrics["mean_iou"],
         "seconds": round(time.time() - started, 1),
     }
@@ -160,7 +160,7 @@ def _last_layers(layers: list[int] | None) -> list[int] | None:
 
 @contextmanager
 def _in_silence() -> Iterator[None]:
-    """No progress bars, no log and no advice on generated data; nothing goes into the cache of data sets."""
+    """No progress bars, no log and no advice on generated data; nothing goes into the cache of datasets."""
     cached, bars = datasets.is_caching_enabled(), not datasets.are_progress_bars_disabled()
     datasets.disable_caching()
     datasets.disable_progress_bars()

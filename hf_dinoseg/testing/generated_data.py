@@ -1,4 +1,4 @@
-"""Generated data in the place of a recipe's: the same layout, names, encoding and ids, a few small pictures."""
+"""Generated data in the place of a recipe's: the same layout, names, encoding and ids, a few small images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 from ..labels import LabelSpace
 
 #: width, height
-PICTURE_SIZE = (88, 72)
+IMAGE_SIZE = (88, 72)
 
 _BLOCK = 12  # side of the blocks that masks are made of, in pixels
 _STEMS = {"train": ("one", "two"), "validation": ("three",)}
@@ -27,12 +27,12 @@ _SPLIT = "{split}"
 def mimic_source(fields: Mapping[str, Any], labels: LabelSpace, folder: Path) -> dict[str, Any]:
     """Write generated data laid out as the recipe says, and say where it is.
 
-    Names on disk are those of the recipe; what is in a picture file is PNG, whatever its name. Stored data sets, the
+    Names on disk are those of the recipe; what is in an image file is PNG, whatever its name. Stored datasets, the
     Hub's among them, become a folder of `save_to_disk` with the same columns and splits.
 
     Args:
         fields: `recipe.data.source_fields()`.
-        labels: the pictures' masks hold its ids, void and merged ones among them.
+        labels: the images' masks hold its ids, void and merged ones among them.
         folder: where to write; need not be there.
 
     Returns:
@@ -56,7 +56,7 @@ def mimic_source(fields: Mapping[str, Any], labels: LabelSpace, folder: Path) ->
 def draw_mask(labels: LabelSpace, seed: int) -> np.ndarray:
     """(H, W) or, of colours, (H, W, 3): blocks of values that may stand in a mask, drawn evenly."""
     rng = np.random.default_rng(seed)
-    rows, columns = (-(-side // _BLOCK) for side in reversed(PICTURE_SIZE))
+    rows, columns = (-(-side // _BLOCK) for side in reversed(IMAGE_SIZE))
     if labels.encoding == "rgb":
         values = np.array([color for i, color in labels.colors.items() if i in labels.train_ids], np.uint8)
     elif labels.encoding == "binary":
@@ -65,12 +65,12 @@ def draw_mask(labels: LabelSpace, seed: int) -> np.ndarray:
         ids = sorted(labels.train_ids)
         values = np.array(ids, np.int32 if ids[0] < 0 or ids[-1] > 65535 else np.min_scalar_type(ids[-1]))
     blocks = values[rng.permutation(np.arange(rows * columns) % len(values)).reshape(rows, columns)]
-    return blocks.repeat(_BLOCK, 0).repeat(_BLOCK, 1)[: PICTURE_SIZE[1], : PICTURE_SIZE[0]]
+    return blocks.repeat(_BLOCK, 0).repeat(_BLOCK, 1)[: IMAGE_SIZE[1], : IMAGE_SIZE[0]]
 
 
 def _pair(labels: LabelSpace, stem: str) -> tuple[bytes, np.ndarray]:
     seed = sum(map(ord, stem))
-    noise = np.random.default_rng(seed).integers(0, 256, (*reversed(PICTURE_SIZE), 3), dtype=np.uint8)
+    noise = np.random.default_rng(seed).integers(0, 256, (*reversed(IMAGE_SIZE), 3), dtype=np.uint8)
     return _encoded(noise), draw_mask(labels, seed)
 
 

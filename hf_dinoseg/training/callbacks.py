@@ -16,8 +16,8 @@ from .weights import OwnWeights
 class EpochCallback(TrainerCallback):
     """Tells the training set which epoch begins.
 
-    accelerate's loader passes the epoch to its sampler and only where there is none to the data set: with several
-    processes, or when a run resumes within an epoch, the data set would never hear of it and draw old crops again.
+    accelerate's loader passes the epoch to its sampler and only where there is none to the dataset: with several
+    processes, or when a run resumes within an epoch, the dataset would never hear of it and draw old crops again.
     """
 
     def __init__(self, dataset: SegmentationDataset | StreamingSegmentationDataset | None) -> None:

@@ -114,7 +114,7 @@ def average_buffers(model: nn.Module) -> None:
 
 @contextmanager
 def whole_on_each_process(model: nn.Module, engine: Any = None) -> Iterator[None]:
-    """For FSDP and ZeRO-3: every process holds all weights within it. Pictures differ in their number of windows, and
+    """For FSDP and ZeRO-3: every process holds all weights within it. Images differ in their number of windows, and
     processes that gather weights at each forward pass would wait for passes that others do not make.
 
     Args:

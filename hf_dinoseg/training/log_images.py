@@ -1,4 +1,4 @@
-"""Pictures of a run while it goes: beside the checkpoint, and in TensorBoard, Weights & Biases and Trackio."""
+"""Images of a run while it goes: beside the checkpoint, and in TensorBoard, Weights & Biases and Trackio."""
 
 from __future__ import annotations
 
@@ -50,33 +50,33 @@ def show_evaluation(trainer: DinoSegTrainer, panels: Path) -> None:
     Args:
         panels: the folder with this evaluation's panels, if there are any.
     """
-    pictures = {f"panels/{path.stem}": path for path in sorted(panels.glob("*.png"))}
+    images = {f"panels/{path.stem}": path for path in sorted(panels.glob("*.png"))}
     if trainer.is_in_train and trainer.streamed.matrix is not None:
         folder = Path(str(trainer.args.output_dir))
         save_confusion(trainer.streamed.matrix.numpy(), trainer.label_space, folder / CONFUSION_FILE)
-        pictures["confusion"] = folder / CONFUSION_FILE
+        images["confusion"] = folder / CONFUSION_FILE
         if save_curves(trainer.state.log_history, folder / CURVES_FILE):
-            pictures["curves"] = folder / CURVES_FILE
-    report_pictures(trainer.callback_handler.callbacks, pictures, trainer.state.global_step)
+            images["curves"] = folder / CURVES_FILE
+    report_images(trainer.callback_handler.callbacks, images, trainer.state.global_step)
 
 
-def report_pictures(callbacks: Iterable[TrainerCallback], pictures: Mapping[str, Path], step: int) -> None:
-    """Give pictures to those of transformers' integrations that take any. They log an evaluation's figures first, and
+def report_images(callbacks: Iterable[TrainerCallback], images: Mapping[str, Path], step: int) -> None:
+    """Give images to those of transformers' integrations that take any. They log an evaluation's figures first, and
     are set up by then.
 
     Args:
         callbacks: of a Trainer.
-        pictures: PNG files by the name to show them under.
+        images: PNG files by the name to show them under.
         step: of the run.
     """
-    for callback in callbacks if pictures else ():
+    for callback in callbacks if images else ():
         if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
-            for name, path in pictures.items():
-                with Image.open(path) as picture:
-                    callback.tb_writer.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+            for name, path in images.items():
+                with Image.open(path) as image:
+                    callback.tb_writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
             callback.tb_writer.flush()
         # the two have one interface
         logger = getattr(callback, {WandbCallback: "_wandb", TrackioCallback: "_trackio"}.get(type(callback), ""), None)
         if logger is not None:
-            shown = {name: logger.Image(str(path), caption=path.stem) for name, path in pictures.items()}
+            shown = {name: logger.Image(str(path), caption=path.stem) for name, path in images.items()}
             logger.log({**shown, "train/global_step": step})

@@ -39,10 +39,10 @@ from ..data import (
 from ..errors import RunError
 from ..evaluation import BETA, background_matrices, confusion_matrix, per_class_table
 from ..evaluation.panels import PanelWriter
-from ..evaluation.streamed import StreamedMetrics, picture_counts
+from ..evaluation.streamed import StreamedMetrics, extra_counts
 from ..evaluation.summary import find_figure
 from ..inference import Background
-from ..inference.predict import predict_pictures
+from ..inference.predict import predict_images
 from ..labels import LabelSpace
 from ..losses import Loss
 from ._compat import without_autocast
@@ -81,13 +81,13 @@ class DinoSegTrainer(Trainer):
             and `remove_unused_columns` off.
         processing_class: the image processor, saved beside the model.
         criterion: the loss; None for a trainer that only evaluates.
-        label_space: restores original ids in metrics and pictures, and has the colours of these.
+        label_space: restores original ids in metrics and images, and has the colours of these.
         inference: how evaluation predicts: `mode`, `window`, `stride`, … of `inference.predict_best`.
         background: what is answered where no class is likely.
         beta: of F-beta in the metrics.
         boundary_iou: whether evaluation measures outlines too, which costs some time on the CPU; it does in any case if
             the best checkpoint is chosen by them.
-        panels: how many pictures each evaluation draws into `output_dir/panels/step-<step>/`.
+        panels: how many images each evaluation draws into `output_dir/panels/step-<step>/`.
         backbone_learning_rate_multiplier: the backbone's learning rate as a share of the head's.
         layer_decay: by which it falls from block to block; see `optimizer.parameter_groups`.
         backbone_warmup_steps: when given, the backbone rests while the head warms up, and then warms up over so many
@@ -381,7 +381,7 @@ class DinoSegTrainer(Trainer):
         """Predict label maps at original size.
 
         Returns:
-            (None, (matrices, (B, n) int64 `picture_counts`), (B,) indices), of single images. The matrices are (B, C,
+            (None, (matrices, (B, n) int64 `image_counts`), (B,) indices), of single images. The matrices are (B, C,
             C + 1) int64 confusion matrices; if the truth knows id 0 from other void, (B, 2, C + 1, C + 1): see
             `evaluation.background_matrices`.
         """
@@ -392,10 +392,10 @@ class DinoSegTrainer(Trainer):
         zeros = inputs.get("zero", [None] * len(inputs["labels"]))
         indices = inputs["index"].tolist()
         readable = [place for place, index in enumerate(indices) if index >= 0]
-        pictures = [inputs["pixel_values"][place] for place in readable]
+        images = [inputs["pixel_values"][place] for place in readable]
         sizes = [(inputs["labels"][place].shape[-2], inputs["labels"][place].shape[-1]) for place in readable]
         with torch.no_grad(), without_autocast(model):
-            answers = predict_pictures(model, pictures, sizes, **self.inference)
+            answers = predict_images(model, images, sizes, **self.inference)
             for index, pixel_values, truth, zero in zip(
                 indices, inputs["pixel_values"], inputs["labels"], zeros, strict=True
             ):
@@ -411,20 +411,20 @@ class DinoSegTrainer(Trainer):
                     if zero is None
                     else background_matrices(best, prediction, truth, zero, self.label_space)
                 )
-                extras.append(picture_counts(prediction, scores, truth, self.label_space, self.boundary_iou))
+                extras.append(extra_counts(prediction, scores, truth, self.label_space, self.boundary_iou))
                 if self._panel_writer is not None:
                     self._panel_writer.write(index, pixel_values, truth, prediction)
         return None, (torch.stack(matrices), torch.stack(extras)), inputs["index"]
 
     def predict_one(self, dataset: EvalDataset, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(H, W) train ids of one image of a dataset, as a picture shows them, and of its truth; both on the host."""
+        """(H, W) train ids of one image of a dataset, as an image shows them, and of its truth; both on the host."""
         item = dataset[index]
         truth, void = item["labels"], self.label_space.ignore_index
         model: Any = self.model
         model.eval()
         with torch.no_grad(), without_autocast(model):
             pixel_values = item["pixel_values"].to(self.args.device)
-            [(best, scores)] = predict_pictures(model, [pixel_values], [tuple(truth.shape[-2:])], **self.inference)
+            [(best, scores)] = predict_images(model, [pixel_values], [tuple(truth.shape[-2:])], **self.inference)
         answer = self.background.apply(best, scores, void).cpu()
         return self.background.drawn(answer, truth, void), truth
 

@@ -1,10 +1,10 @@
-"""Pictures of label maps: colours, overlays, panels, the report. Everything here takes and draws original ids."""
+"""Images of label maps: colours, overlays, panels, the report. Everything here takes and draws original ids."""
 
 from .confusion_matrix import CONFUSION_FILE, save_confusion
-from .overlay import color_picture, overlay
+from .overlay import color_image, overlay
 from .palette import VOID_COLOR, Palette, class_colors, colorize, palette_image, with_palette
 from .panels import image_of_panel, legend, panel, save_panel
-from .report import ReportPicture, render_report
+from .report import ReportImage, render_report
 from .training_curves import CURVES_FILE, save_curves
 
 __all__ = [
@@ -12,9 +12,9 @@ __all__ = [
     "CURVES_FILE",
     "VOID_COLOR",
     "Palette",
-    "ReportPicture",
+    "ReportImage",
     "class_colors",
-    "color_picture",
+    "color_image",
     "colorize",
     "image_of_panel",
     "legend",

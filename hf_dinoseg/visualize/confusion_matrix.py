@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture: what each true class was taken for, in per cent of its pixels."""
+"""The confusion matrix as an image: what each true class was taken for, in per cent of its pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONGEST_NAME = 24
 def save_confusion(matrix: np.ndarray, label_space: LabelSpace, path: Path) -> None:
     """Draw a confusion matrix, each row divided by its sum.
 
-    Up to 25 classes every cell that is not empty shows its figure; the picture grows with the number of classes, so
+    Up to 25 classes every cell that is not empty shows its figure; the image grows with the number of classes, so
     that the names of 150 can still be read. A column "no answer" is there only if it holds something. The rows of
     classes that are not in the truth stay empty.
 
@@ -42,7 +42,7 @@ def save_confusion(matrix: np.ndarray, label_space: LabelSpace, path: Path) -> N
     figure = Figure(figsize=(side + 1.0, side), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    picture = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100))  # small mistakes are to be seen
+    image = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100))  # small mistakes are to be seen
     size = 9 if few else 6.5
     axes.set_xticks(range(len(columns)), columns, rotation=90 if not few else 45, ha="center" if not few else "right",
                     rotation_mode="default" if not few else "anchor", fontsize=size)  # fmt: skip
@@ -50,7 +50,7 @@ def save_confusion(matrix: np.ndarray, label_space: LabelSpace, path: Path) -> N
     axes.set_xlabel("prediction")
     axes.set_ylabel("truth")
     axes.set_title("of each true class, per cent", fontsize=11)
-    figure.colorbar(picture, ax=axes, shrink=0.7)
+    figure.colorbar(image, ax=axes, shrink=0.7)
     if few:
         for row, column in np.argwhere(np.nan_to_num(share) >= 0.05):
             value = share[row, column]

@@ -1,4 +1,4 @@
-"""The font of labels in pictures."""
+"""The font of labels in images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A label map laid over its photograph."""
+"""A label map laid over its image."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _HATCH_DARK, _HATCH_LIGHT = (70, 70, 70), (170, 170, 170)
 
 
 def overlay(image: Image.Image, original_ids: np.ndarray, label_space: LabelSpace, alpha: float = 0.5) -> Image.Image:
-    """The photograph tinted with its classes' colours, void hatched.
+    """The image tinted with its classes' colours, void hatched.
 
-    A class that is drawn black (background) leaves the photograph as it is: black would only darken it. The border of
+    A class that is drawn black (background) leaves the image as it is: black would only darken it. The border of
     every tinted region is drawn opaque, which keeps thin and small regions visible.
 
     Args:
@@ -56,21 +56,21 @@ def hatch(height: int, width: int, period: int = 8) -> np.ndarray:
     return np.array([_HATCH_LIGHT, _HATCH_DARK], dtype=np.uint8)[stripe.astype(np.intp)]
 
 
-def hatch_over(picture: Image.Image, is_void: np.ndarray, alpha: float = 1.0) -> Image.Image:
-    """The picture with stripes where it is void; wide ones on large pictures, which are looked at from farther away.
+def hatch_over(image: Image.Image, is_void: np.ndarray, alpha: float = 1.0) -> Image.Image:
+    """The image with stripes where it is void; wide ones on large images, which are looked at from farther away.
 
     Args:
-        picture: RGB.
+        image: RGB.
         is_void: (H, W) bool.
         alpha: weight of the stripes, 0 to 1.
     """
     if not is_void.any():
-        return picture
-    stripes = Image.fromarray(hatch(picture.height, picture.width, period=max(8, min(picture.size) // 60)))
-    return Image.composite(stripes, picture, Image.fromarray((is_void * round(255 * alpha)).astype(np.uint8)))
+        return image
+    stripes = Image.fromarray(hatch(image.height, image.width, period=max(8, min(image.size) // 60)))
+    return Image.composite(stripes, image, Image.fromarray((is_void * round(255 * alpha)).astype(np.uint8)))
 
 
-def color_picture(original_ids: np.ndarray, label_space: LabelSpace, transparent: bool = False) -> Image.Image:
+def color_image(original_ids: np.ndarray, label_space: LabelSpace, transparent: bool = False) -> Image.Image:
     """A label map in its classes' colours, void hatched.
 
     Args:

@@ -1,12 +1,12 @@
 """Which colour a class has, and label maps as files that show it.
 
-The data set's own colours come first. Classes without one get a colour that depends only on their place among the
+The dataset's own colours come first. Classes without one get a colour that depends only on their place among the
 classes, so that two runs, or a file and its legend, agree: black for a class named "background", then the seven
 chromatic colours of Okabe and Ito that stay apart for every common kind of colour vision
 (https://jfly.uni-koeln.de/color/), then, for as many classes as there are, the colour farthest from all before it in
 the perceptual space OKLab (https://bottosson.github.io/posts/oklab/).
 
-The palette `colorblind` takes no colour from the data set, and measures how far two colours are by the eye that tells
+The palette `colorblind` takes no colour from the dataset, and measures how far two colours are by the eye that tells
 them apart least: one with all three kinds of cones, or one that lacks a kind (`color_vision`).
 """
 
@@ -39,7 +39,7 @@ _OKABE_ITO: tuple[Color, ...] = (
 )
 _LEVELS = np.linspace(10, 250, 17).round().astype(np.uint8)  # of each channel, in the grid that colours are taken from
 _LIGHTNESS = (0.35, 0.95)  # OKLab L: neither lost on black nor on white
-_LEAST_CHROMA = 0.05  # OKLab: greys are for void and for dimmed photographs
+_LEAST_CHROMA = 0.05  # OKLab: greys are for void and for dimmed images
 
 
 def class_colors(label_space: LabelSpace) -> dict[int, Color]:
@@ -67,11 +67,11 @@ def class_colors(label_space: LabelSpace) -> dict[int, Color]:
 
 
 def with_palette(label_space: LabelSpace, palette: Palette) -> LabelSpace:
-    """The label space as pictures are to be drawn from it.
+    """The label space as images are to be drawn from it.
 
     Args:
         palette: `dataset` changes nothing; `colorblind` gives every class a colour that stays apart from the others
-            for common kinds of colour vision, whatever the data set's colours are.
+            for common kinds of colour vision, whatever the dataset's colours are.
 
     Returns:
         A label space to draw with; the other one goes on reading masks, whose colours may name classes.
@@ -117,7 +117,7 @@ def void_mask(original_ids: np.ndarray, label_space: LabelSpace) -> np.ndarray:
         void = {*label_space.ignore, label_space.void_id}
         if unknown := sorted(set(np.unique(original_ids[is_void]).tolist()) - void):
             raise InputError(
-                f"ids {', '.join(map(str, unknown[:8]))} are neither classes nor void in the label space. Pictures "
+                f"ids {', '.join(map(str, unknown[:8]))} are neither classes nor void in the label space. Images "
                 "are drawn from original ids: pass train ids through LabelSpace.decode first."
             )
     return is_void
@@ -145,17 +145,17 @@ def colorize(original_ids: np.ndarray, label_space: LabelSpace) -> np.ndarray:
 
 
 def palette_image(original_ids: np.ndarray, label_space: LabelSpace, transparent: bool = False) -> Image.Image:
-    """A label map as a picture that is both: its pixel values are the original ids, and it shows their colours.
+    """A label map as an image that is both: its pixel values are the original ids, and it shows their colours.
 
     Args:
         original_ids: (H, W) integers.
-        transparent: classes that are drawn black (background) are clear once the picture is saved as PNG; the ids are
+        transparent: classes that are drawn black (background) are clear once the image is saved as PNG; the ids are
             the same. 16-bit grey stays as it is.
 
     Returns:
         A mode "P" image (index = original id) when every id of the label space is below 256. Otherwise mode "I;16",
         16-bit grey with the ids as values: palettes end at 256 colours, so such a file keeps the ids and looks dark.
-        The mode follows from the label space, so all files of one data set are alike.
+        The mode follows from the label space, so all files of one dataset are alike.
 
     Raises:
         ValueError: on an id that the label space does not know, or that no PNG can hold (negative or above 65535).
@@ -163,18 +163,18 @@ def palette_image(original_ids: np.ndarray, label_space: LabelSpace, transparent
     void_mask(original_ids, label_space)
     ids = (*label_space.original_ids, *label_space.merge, *label_space.ignore, label_space.void_id)
     if min(ids) < 0 or max(ids) > 65535:
-        raise InputError(f"ids from {min(ids)} to {max(ids)} do not fit in a label picture, which holds 0 to 65535.")
+        raise InputError(f"ids from {min(ids)} to {max(ids)} do not fit in a label image, which holds 0 to 65535.")
     if max(ids) > 255:
         return Image.fromarray(original_ids.astype(np.uint16))
     palette = np.full((256, 3), VOID_COLOR, dtype=np.uint8)
     for original_id, color in class_colors(label_space).items():
         palette[original_id] = color
-    picture = Image.fromarray(original_ids.astype(np.uint8))
-    picture.putpalette(palette.tobytes())
+    image = Image.fromarray(original_ids.astype(np.uint8))
+    image.putpalette(palette.tobytes())
     if transparent:
         clear = {i for i, color in class_colors(label_space).items() if not any(color)}
-        picture.info["transparency"] = bytes(0 if i in clear else 255 for i in range(256))
-    return picture
+        image.info["transparency"] = bytes(0 if i in clear else 255 for i in range(256))
+    return image
 
 
 @lru_cache(maxsize=8)

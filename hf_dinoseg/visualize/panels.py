@@ -1,4 +1,4 @@
-"""One picture that answers "what did it get wrong?": image | truth | prediction | error, with a legend."""
+"""One image that answers "what did it get wrong?": image | truth | prediction | error, with a legend."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .overlay import check_size, hatch
 from .palette import class_colors, colorize, void_mask
 
 WRONG_COLOR: Color = (255, 48, 48)
-_DIM = (25, 0.4)  # offset and contrast of the grey photograph behind errors
-_CELL = (480, 360)  # the largest a cell may be; smaller pictures are enlarged in whole steps
+_DIM = (25, 0.4)  # offset and contrast of the grey image behind errors
+_CELL = (480, 360)  # the largest a cell may be; smaller images are enlarged in whole steps
 _GAP = 8
-_NARROWEST_SLOT = 128  # so that headings of a tall, thin picture can be read
+_NARROWEST_SLOT = 128  # so that headings of a tall, thin image can be read
 _PAPER, _INK, _FAINT = (255, 255, 255), (25, 25, 25), (150, 150, 150)
 _MOST_LEGEND_ENTRIES = 48
 _IMAGE_BOX = "dinoseg:image"  # left, top, right, bottom of its cell; width, height of itself
@@ -45,14 +45,14 @@ def panel(
 ) -> Image.Image:
     """Image, truth, prediction and error side by side, with the classes that occur named below.
 
-    Void is hatched. In the error cell a right pixel shows the dimmed photograph and a wrong one is red; a pixel of
+    Void is hatched. In the error cell a right pixel shows the dimmed image and a wrong one is red; a pixel of
     truth for which the prediction is void (no answer) is wrong. Without truth there are only image and prediction.
 
     Args:
         image: RGB, (H, W).
         truth: (H, W) original ids, or None.
         prediction: (H, W) original ids.
-        title: a line above, such as the picture's name; shortened where it does not fit.
+        title: a line above, such as the image's name; shortened where it does not fit.
         note: said beside the heading of the prediction, such as what it does with background; above all if it is too
             long for that.
 
@@ -74,9 +74,9 @@ def panel(
     if truth is not None:
         check_size(image, truth, "truth")
         maps.append(truth)
-        picture, share = _draw_errors(image, truth, prediction, label_space, size)
+        canvas, share = _draw_errors(image, truth, prediction, label_space, size)
         heading = "error" if share is None else f"error: {100 * share:.1f} % of labelled pixels"
-        cells = [cells[0], ("truth", _draw_map(truth, label_space, size)), cells[1], (heading, picture)]
+        cells = [cells[0], ("truth", _draw_map(truth, label_space, size)), cells[1], (heading, canvas)]
         extra = [_Entry(WRONG_COLOR, "wrong")]
     drawn = _compose(cells, _legend(maps, label_space) + extra, title)
     drawn.info[_IMAGE_BOX] = f"{drawn.info[_IMAGE_BOX]} {image.width} {image.height}"
@@ -124,22 +124,22 @@ def _cell_size(size: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _fit(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+def _fit(canvas: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Shrunk by averaging, so that a line one pixel wide fades instead of breaking up; enlarged by repeating pixels."""
-    enlarging = size[0] >= picture.width
-    return picture.resize(size, Image.Resampling.NEAREST if enlarging else Image.Resampling.BOX)
+    enlarging = size[0] >= canvas.width
+    return canvas.resize(size, Image.Resampling.NEAREST if enlarging else Image.Resampling.BOX)
 
 
-def _hatch_void(picture: Image.Image, is_void: np.ndarray) -> Image.Image:
-    """Stripes of the same width on every panel, whatever the size of the pictures: drawn after fitting."""
-    mask = _fit(Image.fromarray(is_void.astype(np.uint8) * 255), picture.size)
-    stripes = Image.fromarray(hatch(picture.height, picture.width))
-    return Image.composite(stripes, picture, mask)
+def _hatch_void(canvas: Image.Image, is_void: np.ndarray) -> Image.Image:
+    """Stripes of the same width on every panel, whatever the size of the images: drawn after fitting."""
+    mask = _fit(Image.fromarray(is_void.astype(np.uint8) * 255), canvas.size)
+    stripes = Image.fromarray(hatch(canvas.height, canvas.width))
+    return Image.composite(stripes, canvas, mask)
 
 
 def _draw_map(original_ids: np.ndarray, label_space: LabelSpace, size: tuple[int, int]) -> Image.Image:
-    picture = _fit(Image.fromarray(colorize(original_ids, label_space)), size)
-    return _hatch_void(picture, void_mask(original_ids, label_space))
+    canvas = _fit(Image.fromarray(colorize(original_ids, label_space)), size)
+    return _hatch_void(canvas, void_mask(original_ids, label_space))
 
 
 def _draw_errors(
@@ -191,11 +191,11 @@ def _compose(cells: Sequence[tuple[str, Image.Image]], legend: Sequence[_Entry],
     columns, entry_width = _columns(legend, font, width)
     rows = -(-len(legend) // columns)
     above, cells = [title] if title else [], list(cells)
-    for place, (heading, picture) in enumerate(cells):
+    for place, (heading, canvas) in enumerate(cells):
         name, _, note = heading.partition(": ")
         if note and font.getlength(heading) > slot:  # on a line of its own, where all of it can be read
             above.append(heading)
-            cells[place] = (name, picture)
+            cells[place] = (name, canvas)
     top = _GAP + len(above) * line
     below = top + line + cells[0][1].height + _GAP
     canvas = Image.new("RGB", (width, below + rows * line + _GAP), _PAPER)
@@ -205,9 +205,9 @@ def _compose(cells: Sequence[tuple[str, Image.Image]], legend: Sequence[_Entry],
     left = _GAP
     first = cells[0][1]
     canvas.info[_IMAGE_BOX] = f"{left} {top + line} {left + first.width} {top + line + first.height}"
-    for heading, picture in cells:
+    for heading, canvas in cells:
         draw.text((left, top), fitting(heading, font, slot), _INK, font)
-        canvas.paste(picture, (left, top + line))
+        canvas.paste(canvas, (left, top + line))
         left += slot + _GAP
     _draw_entries(canvas, legend, font, (columns, entry_width, line), below)
     return canvas

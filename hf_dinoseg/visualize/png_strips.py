@@ -42,7 +42,7 @@ class PngStrips:
         self._pack = zlib.compressobj(level=3)
 
     def __enter__(self) -> PngStrips:
-        self._file = open(self._unfinished, "wb")  # noqa: SIM115  # closed when the picture is done
+        self._file = open(self._unfinished, "wb")  # noqa: SIM115  # closed when the image is done
         self._file.write(b"\x89PNG\r\n\x1a\n")
         model = palette_image(np.full((1, 1), self.label_space.original_ids[0]), self.label_space, self.transparent)
         indexed = model.mode == "P"
@@ -64,7 +64,7 @@ class PngStrips:
         rows, width = original_ids.shape
         if width != self.width or self._rows + rows > self.height:
             raise InputError(
-                f"rows {self._rows} to {self._rows + rows}, {width} wide, do not fit a picture {self.width} wide and "
+                f"rows {self._rows} to {self._rows + rows}, {width} wide, do not fit an image {self.width} wide and "
                 f"{self.height} high."
             )
         ids = np.asarray(palette_image(original_ids, self.label_space)).astype(self._dtype)

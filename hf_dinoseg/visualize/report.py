@@ -1,4 +1,4 @@
-"""The evaluation as one page that needs nothing else: figures, classes, confusion, and pictures one can look into."""
+"""The evaluation as one page that needs nothing else: figures, classes, confusion, and images one can look into."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..labels import LabelSpace
 from .overlay import check_size
 from .palette import class_colors, void_mask
 
-_LONGEST_SIDE = 640  # of pictures in the page, in pixels
+_LONGEST_SIDE = 640  # of images in the page, in pixels
 _TILES = {
     "mean_iou": "mean IoU",
     "mean_dice": "mean Dice",
@@ -39,8 +39,8 @@ _COLUMNS = {
 
 
 @dataclass(frozen=True, eq=False)
-class ReportPicture:
-    """A picture of the report.
+class ReportImage:
+    """An image of the report.
 
     Attributes:
         name: what it is called.
@@ -61,13 +61,13 @@ def render_report(
     metrics: Mapping[str, Any],
     matrix: np.ndarray,
     label_space: LabelSpace,
-    pictures: Sequence[ReportPicture],
+    images: Sequence[ReportImage],
     recipe: str = "",
     caption: str = "",
 ) -> str:
     """Write the page.
 
-    Photographs are stored as JPEG of at most 640 pixels, label maps as PNG, so that a picture takes about 100 kB.
+    Images are stored as JPEG of at most 640 pixels, label maps as PNG, so that an image takes about 100 kB.
     Whatever comes from data (names, ids, the recipe) is escaped.
 
     Args:
@@ -75,7 +75,7 @@ def render_report(
         metrics: what `metrics.json` holds. Figures that are missing or NaN are left out or shown as a dash.
         matrix: (C, C + 1) counts, see `metrics.confusion_matrix`.
         label_space: names and colours.
-        pictures: in the order in which they are to be seen.
+        images: in the order in which they are to be seen.
         recipe: its text.
         caption: what predictions do with background, if there is something to say.
 
@@ -83,7 +83,7 @@ def render_report(
         HTML that loads nothing from anywhere.
 
     Raises:
-        ValueError: if the sizes of a picture and its maps differ, or on ids that the label space does not know.
+        ValueError: if the sizes of an image and its maps differ, or on ids that the label space does not know.
     """
     counts = np.asarray(matrix).astype(np.int64)
     colors = class_colors(label_space)
@@ -91,30 +91,30 @@ def render_report(
     rgb = [colors[i] for i in label_space.original_ids]
     if not counts[:, -1].any():
         counts = counts[:, :-1]
-    embedded = [_embed(picture, label_space) for picture in pictures]
-    present = sorted({int(i) for picture in embedded for i in picture["present"]})
+    embedded = [_embed(image, label_space) for image in images]
+    present = sorted({int(i) for image in embedded for i in image["present"]})
     columns = ["id", "class", "IoU", "95 % interval", *_columns(metrics).values(), "of truth"]
     template = Environment(loader=PackageLoader("hf_dinoseg.visualize", "."), autoescape=True).get_template(
         "report.html.j2"
     )
     return template.render(
         title=title,
-        subtitle=f"{metrics['num_images']} validation pictures, {label_space.num_labels} classes, "
+        subtitle=f"{metrics['num_images']} validation images, {label_space.num_labels} classes, "
         f"{int(np.asarray(matrix).sum()):,} labelled pixels" + (f"; {caption}" if caption else ""),
         tiles=_tiles(metrics),
         columns=columns,
         rows=_rows(metrics, np.asarray(matrix), label_space, rgb),
         absent=metrics.get("num_absent_classes"),
         unanswered=counts.shape[1] > len(names),
-        pictures_text=_pictures_text(len(pictures), int(metrics["num_images"])),
+        images_text=_images_text(len(images), int(metrics["num_images"])),
         shown=[{"index": i, "name": names[i], "color": rgb[i], "on": any(rgb[i])} for i in present],
-        pictures=[
+        images=[
             {
-                "name": picture.name,
-                "note": "" if math.isnan(picture.mean_iou) else f"mean IoU {100 * picture.mean_iou:.1f} %",
+                "name": image.name,
+                "note": "" if math.isnan(image.mean_iou) else f"mean IoU {100 * image.mean_iou:.1f} %",
                 **{key: shown[key] for key in ("width", "height")},
             }
-            for picture, shown in zip(pictures, embedded, strict=True)
+            for image, shown in zip(images, embedded, strict=True)
         ],
         caption=caption,
         recipe=recipe,
@@ -124,14 +124,14 @@ def render_report(
             "names": names,
             "colors": rgb,
             "matrix": counts.tolist(),
-            "pictures": [{key: shown[key] for key in ("photo", "truth", "prediction")} for shown in embedded],
+            "images": [{key: shown[key] for key in ("photo", "truth", "prediction")} for shown in embedded],
         },
     )
 
 
-def _pictures_text(shown: int, total: int) -> str:
+def _images_text(shown: int, total: int) -> str:
     if shown == total:
-        return "All pictures, worst first."
+        return "All images, worst first."
     return f"The {shown - shown // 2} worst and the {shown // 2} best of {total}, by the mean IoU of each; worst first."
 
 
@@ -190,18 +190,18 @@ def _cell(value: Any) -> dict[str, Any]:
     return {"value": 100 * value, "text": f"{100 * value:.1f}"} if _is_figure(value) else {"value": "", "text": "-"}
 
 
-def _embed(picture: ReportPicture, label_space: LabelSpace) -> dict[str, Any]:
-    """A picture as data URIs. A label map's pixels hold train ids in red (low byte) and green, void the one after."""
-    check_size(picture.image, picture.truth, "truth")
-    check_size(picture.image, picture.prediction, "prediction")
-    width, height = picture.image.size
+def _embed(image: ReportImage, label_space: LabelSpace) -> dict[str, Any]:
+    """An image as data URIs. A label map's pixels hold train ids in red (low byte) and green, void the one after."""
+    check_size(image.image, image.truth, "truth")
+    check_size(image.image, image.prediction, "prediction")
+    width, height = image.image.size
     scale = min(1.0, _LONGEST_SIDE / max(width, height))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     result: dict[str, Any] = {"width": size[0], "height": size[1], "present": set()}
-    photo = picture.image.convert("RGB").resize(size, Image.Resampling.BOX)
+    photo = image.image.convert("RGB").resize(size, Image.Resampling.BOX)
     result["photo"] = _data_uri(photo, "JPEG", quality=82)
     for name in ("truth", "prediction"):
-        train_ids = _train_ids(getattr(picture, name), label_space)
+        train_ids = _train_ids(getattr(image, name), label_space)
         result["present"] |= set(np.unique(train_ids).tolist()) - {label_space.num_labels}
         shrunk = np.asarray(Image.fromarray(train_ids.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
         channels = np.stack((shrunk % 256, shrunk // 256, np.zeros_like(shrunk)), axis=-1)
@@ -219,7 +219,7 @@ def _train_ids(original_ids: np.ndarray, label_space: LabelSpace) -> np.ndarray:
     return np.where(is_void, label_space.num_labels, places)
 
 
-def _data_uri(picture: Image.Image, kind: str, **options: Any) -> str:
+def _data_uri(image: Image.Image, kind: str, **options: Any) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

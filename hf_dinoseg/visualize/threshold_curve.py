@@ -13,10 +13,10 @@ _COLORS = ("#0072b2", "#009e73", "#cc79a7")
 def draw_threshold_curve(
     path: Path, thresholds: np.ndarray, figures: Mapping[str, np.ndarray], chosen: float | None
 ) -> None:
-    """Write a picture of the curves, the chosen threshold marked if there is one.
+    """Write an image of the curves, the chosen threshold marked if there is one.
 
     Args:
-        path: of the picture; its ending names the format.
+        path: of the image; its ending names the format.
         thresholds: rising, an array.
         figures: up to three curves (0 to 1) of the same length, by the names that the legend gives.
         chosen: one of the thresholds.

@@ -1,4 +1,4 @@
-"""How a training went: loss and its terms, mean IoU and learning rates over the steps, in one picture."""
+"""How a training went: loss and its terms, mean IoU and learning rates over the steps, in one image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Curve = tuple[list[float], list[float]]
 def save_curves(history: Sequence[Mapping[str, Any]], path: Path) -> bool:
     """Draw what a Trainer's `state.log_history` holds.
 
-    The evaluation after the training, which measures the weights that are kept on all pictures, is a ring of its own.
+    The evaluation after the training, which measures the weights that are kept on all images, is a ring of its own.
 
     Args:
         history: entries with `step` and any of `loss`, `loss_…`, `learning_rate`, `learning_rate_…`, `eval_mean_iou`.
@@ -84,7 +84,7 @@ def _draw(
         if "mean IoU" in finals:
             steps, values = finals["mean IoU"]
             middle.plot(
-                steps[-1:], [100 * values[-1]], "o", ms=11, mfc="none", color="#222", label="in the end, all pictures"
+                steps[-1:], [100 * values[-1]], "o", ms=11, mfc="none", color="#222", label="in the end, all images"
             )
         middle.set_ylabel("validation, per cent")
         middle.legend(fontsize=9)

@@ -121,7 +121,7 @@ def test_train_resume_and_overwrite_exclude_each_other(recipe: Path, build: Any)
 def test_dry_run_prints_the_resolved_recipe_and_trains_nothing(recipe: Path, tmp_path: Path) -> None:
     result = run("train", recipe, "training.max_steps=7", "--dry-run")
     assert result.exit_code == 0 and not Path("out/x").exists()
-    assert "# Dry run: 2 steps on generated pictures" in result.stdout and "dinov3-vits16" in result.stdout
+    assert "# Dry run: 2 steps on generated images" in result.stdout and "dinov3-vits16" in result.stdout
     told = json.loads(run("train", recipe, "--dry-run", "--json").stdout)
     assert told["dry_run"]["steps"] == 2 and told["recipe"]["data"]["source"] == "folder"
     resolved = tmp_path / "resolved.yaml"

@@ -26,7 +26,7 @@ def run(*arguments: str | Path) -> Any:
 def make(
     tmp_path: Path, write_tiny_recipe: Any, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> Any:
-    """Writes a folder data set whose masks hold the given values, and its recipe."""
+    """Writes a folder dataset whose masks hold the given values, and its recipe."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
     def write(*values: int) -> Path:
@@ -35,8 +35,8 @@ def make(
             for number in range(3):
                 for kind in ("images", "masks"):
                     (tmp_path / "data" / kind / split).mkdir(parents=True, exist_ok=True)
-                picture = Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8))
-                picture.save(tmp_path / "data" / "images" / split / f"{number}.png")
+                image = Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8))
+                image.save(tmp_path / "data" / "images" / split / f"{number}.png")
                 mask = np.repeat(np.array(values, np.uint8), 64 // len(values))[None].repeat(48, 0)
                 Image.fromarray(mask).save(tmp_path / "data" / "masks" / split / f"{number}.png")
         recipe = write_tiny_recipe(tmp_path)

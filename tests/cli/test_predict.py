@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 
 import hf_dinoseg.inference
 from hf_dinoseg.cli import app
-from hf_dinoseg.cli._images import find_pictures, name_results
+from hf_dinoseg.cli._images import find_images, name_results
 from hf_dinoseg.inference.download import download
-from hf_dinoseg.inference.segmenter import Segmenter, read_picture
+from hf_dinoseg.inference.segmenter import Segmenter, load_image
 from hf_dinoseg.labels import LabelSpace
 from hf_dinoseg.models import DinoSegImageProcessor
 
@@ -66,7 +66,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def picture(name: str, size: tuple[int, int] = (8, 6)) -> Path:
+def image(name: str, size: tuple[int, int] = (8, 6)) -> Path:
     path = Path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (200, 100, 50)).save(path)
@@ -82,7 +82,7 @@ def written(folder: str = "o") -> list[str]:
 
 
 def test_label_maps_hold_original_ids_in_visible_colours(home: Path) -> None:
-    result = run(picture("a.jpg"), "--output", "o")
+    result = run(image("a.jpg"), "--output", "o")
     assert result.exit_code == 0, result.output
     assert written() == ["a.png", "a_overlay.jpg"]
     saved = Image.open("o/a.png")
@@ -91,11 +91,11 @@ def test_label_maps_hold_original_ids_in_visible_colours(home: Path) -> None:
     assert (ids[:, :4] == 7).all() and (ids[:, 4:] == 9).all()
     assert np.asarray(saved.convert("RGB")).max() > 60
     assert Image.open("o/a_overlay.jpg").size == (8, 6)
-    assert "1 of 1 pictures written to o" in result.stdout
+    assert "1 of 1 images written to o" in result.stdout
 
 
 def test_options_reach_the_segmenter_and_the_overlay_is_a_choice(home: Path) -> None:
-    result = run(picture("a.jpg"), "-o", "o", "--no-overlay", "--mode", "slide", "--window", "64", "--stride", "32")
+    result = run(image("a.jpg"), "-o", "o", "--no-overlay", "--mode", "slide", "--window", "64", "--stride", "32")
     assert result.exit_code == 0 and written() == ["a.png"]
     background = {"background": None, "background_threshold": None}
     asked = {"mode": "slide", "window": 64, "stride": 32, "palette": None, **background}
@@ -109,31 +109,31 @@ def test_options_reach_the_segmenter_and_the_overlay_is_a_choice(home: Path) -> 
 def test_background_is_clear_if_asked_and_a_legend_is_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeSegmenter, "space", LabelSpace({7: "background", 9: "right"}))
     forms = ("--no-overlay", "--format", "ids", "--format", "color")
-    assert run(picture("a.jpg"), "-o", "o", *forms, "--transparent", "--legend").exit_code == 0
+    assert run(image("a.jpg"), "-o", "o", *forms, "--transparent", "--legend").exit_code == 0
     assert written() == ["a.png", "a_color.png", "legend.png"]
     Path("o/legend.png").unlink()
-    assert run(picture("a.jpg"), "-o", "o", *forms, "--legend", "--resume").exit_code == 0
-    assert Path("o/legend.png").exists()  # asked for later, when all pictures are done
+    assert run(image("a.jpg"), "-o", "o", *forms, "--legend", "--resume").exit_code == 0
+    assert Path("o/legend.png").exists()  # asked for later, when all images are done
     ids, color = Image.open("o/a.png"), Image.open("o/a_color.png")
     assert (ids.mode, color.mode) == ("P", "RGBA")
     expected = np.where(np.asarray(ids) == 7, 0, 255)
     assert set(np.unique(expected)) == {0, 255}
     assert np.array_equal(np.asarray(color)[..., 3], expected)
     assert np.array_equal(np.asarray(ids.convert("RGBA"))[..., 3], expected)
-    assert run(picture("legend.jpg"), "-o", "p", "--legend").exit_code == 2
+    assert run(image("legend.jpg"), "-o", "p", "--legend").exit_code == 2
 
 
 def test_files_folders_and_patterns_are_each_done_once(home: Path) -> None:
     for name in ("in/b.jpg", "in/deep/c.PNG", "in/a.tif"):
-        picture(name)
-    Path("in/notes.txt").write_text("no picture")
-    named = picture("odd.picture.jpg").rename("odd.raw")  # a file named by itself is taken whatever its ending
-    found, faults = find_pictures(["in", "in/*.jpg", "in/**/*.*", str(named), "./in/b.jpg", str(home / "in/b.jpg")])
+        image(name)
+    Path("in/notes.txt").write_text("no image")
+    named = image("odd.image.jpg").rename("odd.raw")  # a file named by itself is taken whatever its ending
+    found, faults = find_images(["in", "in/*.jpg", "in/**/*.*", str(named), "./in/b.jpg", str(home / "in/b.jpg")])
     assert [p.source for p in found] == ["in/a.tif", "in/b.jpg", "in/deep/c.PNG", "odd.raw"] and faults == []
 
 
 @pytest.mark.parametrize(
-    ("pictures", "names"),
+    ("images", "names"),
     [
         (["a.jpg", "in/b.jpg"], ["a", "b"]),
         (["x/a.jpg", "y/a.jpg", "y/b.jpg"], ["x/a", "y/a", "b"]),
@@ -148,32 +148,32 @@ def test_files_folders_and_patterns_are_each_done_once(home: Path) -> None:
         (["http://h/..%2f..%2Fa.png", "http://h/b/%2e%2e/a.png"], ["h/a", "h/b/a"]),
     ],
 )
-def test_results_have_names_of_their_own(home: Path, pictures: list[str], names: list[str]) -> None:
-    for name in pictures:
+def test_results_have_names_of_their_own(home: Path, images: list[str], names: list[str]) -> None:
+    for name in images:
         if not name.startswith(("http", "..")):
-            picture(name)
-    picture("../a.jpg")
-    found, _ = find_pictures(pictures)
+            image(name)
+    image("../a.jpg")
+    found, _ = find_images(images)
     assert [str(p) for p in name_results(found)] == [name.format(here=home.name) for name in names]
 
 
 @pytest.mark.parametrize("entry", ["in", "in/**/*.jpg", "./in/", "{here}/in", "{here}/in/**/*.jpg"])
 def test_folders_below_a_folder_or_pattern_are_kept(home: Path, entry: str) -> None:
     for name in ("in/b.jpg", "in/x/a.jpg", "in/y/deep/a.jpg"):
-        picture(name)
-    found, _ = find_pictures([entry.format(here=home)])
+        image(name)
+    found, _ = find_images([entry.format(here=home)])
     assert sorted(map(str, name_results(found))) == ["b", "x/a", "y/deep/a"]
 
 
-def test_pictures_of_one_name_keep_their_folders(home: Path) -> None:
-    assert run(picture("x/a.jpg"), picture("y/a.jpg", (10, 4)), "-o", "o", "--no-overlay").exit_code == 0
+def test_images_of_one_name_keep_their_folders(home: Path) -> None:
+    assert run(image("x/a.jpg"), image("y/a.jpg", (10, 4)), "-o", "o", "--no-overlay").exit_code == 0
     assert written() == ["x/a.png", "y/a.png"]
     assert Image.open("o/y/a.png").size == (10, 4)
 
 
 def test_a_bad_file_is_listed_and_the_rest_is_done(home: Path) -> None:
-    Path("bad.jpg").write_bytes(b"no picture")
-    result = run("bad.jpg", picture("a.jpg"), "none.jpg", "-o", "o", "--json")
+    Path("bad.jpg").write_bytes(b"no image")
+    result = run("bad.jpg", image("a.jpg"), "none.jpg", "-o", "o", "--json")
     assert result.exit_code == 1
     told = json.loads(result.stdout)
     assert [item["file"] for item in told["written"]] == ["a.jpg"]
@@ -187,23 +187,23 @@ def test_a_bad_file_is_listed_and_the_rest_is_done(home: Path) -> None:
 def test_nothing_to_do_is_wrong_usage(home: Path) -> None:
     Path("empty").mkdir()
     result = run("empty", "*.jpg", "-o", "o")
-    assert result.exit_code == 2 and "holds no pictures" in result.stderr and "*.jpg" in result.stderr
+    assert result.exit_code == 2 and "holds no images" in result.stderr and "*.jpg" in result.stderr
     assert not Path("o").exists() and FakeSegmenter.made == []
 
 
-def test_a_picture_is_never_written_over(home: Path) -> None:
-    original = picture("in/a.png").read_bytes()
-    picture("in/b.jpg")
+def test_an_image_is_never_written_over(home: Path) -> None:
+    original = image("in/a.png").read_bytes()
+    image("in/b.jpg")
     for arguments in (["in", "-o", "in"], ["in", "-o", "in", "--overwrite"], ["in", "-o", "./in/../in"]):
         result = run(*arguments)
-        assert result.exit_code == 2 and "a.png is one of the pictures" in result.stderr
+        assert result.exit_code == 2 and "a.png is one of the images" in result.stderr
     assert Path("in/a.png").read_bytes() == original and written("in") == ["a.png", "b.jpg"]
     Path("link").symlink_to("in")
     assert run("in", "-o", "link").exit_code == 2
 
 
 def test_files_that_are_there_are_replaced_only_if_asked(home: Path) -> None:
-    picture("in/a.jpg")
+    image("in/a.jpg")
     Path("truth").mkdir()
     Path("truth/a.png").write_text("a week of somebody's work")
     result = run("in", "-o", "truth")
@@ -215,10 +215,10 @@ def test_files_that_are_there_are_replaced_only_if_asked(home: Path) -> None:
 
 def test_output_that_is_a_file_is_wrong_usage(home: Path) -> None:
     Path("o").write_text("")
-    assert run(picture("a.jpg"), "-o", "o").exit_code == 2
+    assert run(image("a.jpg"), "-o", "o").exit_code == 2
 
 
-def test_a_large_picture_is_done_by_strips_as_ids_only(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_image_is_done_by_strips_as_ids_only(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = []
     monkeypatch.setattr("hf_dinoseg.inference.large_images.LARGE_PIXELS", 100)
     monkeypatch.setattr(
@@ -226,7 +226,7 @@ def test_a_large_picture_is_done_by_strips_as_ids_only(home: Path, monkeypatch: 
         lambda segmenter, source, target, transparent: (done.append((str(source), str(target))), target.write_text("")),
     )
     Path("o").mkdir()
-    result = run(picture("big.png", (20, 20)), picture("a.jpg"), "-o", "o", "--json")
+    result = run(image("big.png", (20, 20)), image("a.jpg"), "-o", "o", "--json")
     assert result.exit_code == 0, result.output
     assert done == [("big.png", "o/big.png")]
     assert json.loads(result.stdout)["written"][0] == {"file": "big.png", "label_map": "o/big.png"}
@@ -234,7 +234,7 @@ def test_a_large_picture_is_done_by_strips_as_ids_only(home: Path, monkeypatch: 
     again = run("big.png", "a.jpg", "-o", "o", "--json", "--resume")
     assert again.exit_code == 0 and json.loads(again.stdout)["skipped"] == 2 and len(done) == 1
     refused = run("big.png", "-o", "p", "--format", "color")
-    assert refused.exit_code == 1 and "20×20 pixels; of a picture that large there are only ids" in refused.stderr
+    assert refused.exit_code == 1 and "20×20 pixels; of an image that large there are only ids" in refused.stderr
 
 
 # ---------------------------------------------------------------------- forms
@@ -243,7 +243,7 @@ def test_a_large_picture_is_done_by_strips_as_ids_only(home: Path, monkeypatch: 
 def test_every_form_says_the_same(home: Path) -> None:
     forms = ["ids", "color", "overlay", "panel", "probabilities"]
     result = run(
-        picture("in/x/a.jpg"), "in", "-o", "o", "--json", *(part for form in forms for part in ("--format", form))
+        image("in/x/a.jpg"), "in", "-o", "o", "--json", *(part for form in forms for part in ("--format", form))
     )
     assert result.exit_code == 0, result.output
     names = ["a.png", "a_color.png", "a_overlay.jpg", "a_panel.png", "a_probabilities.npz"]
@@ -266,13 +266,13 @@ def test_every_form_says_the_same(home: Path) -> None:
 
 def test_ids_above_255_are_16_bit_and_one_form_is_enough(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeSegmenter, "space", LabelSpace({7: "left", 900: "right"}))
-    assert run(picture("a.jpg"), "-o", "o", "-f", "ids").exit_code == 0
+    assert run(image("a.jpg"), "-o", "o", "-f", "ids").exit_code == 0
     assert written() == ["a.png"] and Image.open("o/a.png").mode == "I;16"
     assert sorted(np.unique(np.asarray(Image.open("o/a.png")))) == [7, 900]
 
 
 def test_results_that_would_share_a_file_are_refused(home: Path) -> None:
-    result = run(picture("in/a.jpg"), picture("in/a_color.jpg"), "-o", "o", "-f", "ids", "-f", "color")
+    result = run(image("in/a.jpg"), image("in/a_color.jpg"), "-o", "o", "-f", "ids", "-f", "color")
     assert result.exit_code == 2 and "would both be written to o/a_color.png" in result.stderr
     assert not Path("o").exists()
 
@@ -282,7 +282,7 @@ def test_results_that_would_share_a_file_are_refused(home: Path) -> None:
 
 def test_resume_does_what_is_missing_and_touches_nothing_else(home: Path) -> None:
     for name in ("in/a.jpg", "in/x/b.jpg", "in/c.jpg"):
-        picture(name)
+        image(name)
     assert run("in", "-o", "o").exit_code == 0
     Path("o/c.png").unlink()
     Path("o/a.png").write_text("mine")
@@ -300,7 +300,7 @@ def test_resume_does_what_is_missing_and_touches_nothing_else(home: Path) -> Non
     assert before == {name: (Path("o") / name).stat().st_mtime_ns for name in before}
     FakeSegmenter.made.clear()
     done = run("in", "-o", "o", "--resume")
-    assert done.exit_code == 0 and "0 of 3 pictures written to o, 3 there already" in done.stdout
+    assert done.exit_code == 0 and "0 of 3 images written to o, 3 there already" in done.stdout
     assert FakeSegmenter.made == []  # no model is loaded for nothing
     assert run("in", "-o", "o", "--resume", "--overwrite").exit_code == 2
 
@@ -310,7 +310,7 @@ def test_a_file_that_was_not_written_to_its_end_has_not_its_name(
     home: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     """The moment before the new name is given: all is written under another, and what was there stands."""
-    picture("a.jpg")
+    image("a.jpg")
     seen = []
 
     def die(source: str, target: Any) -> None:
@@ -330,7 +330,7 @@ def test_a_file_that_was_not_written_to_its_end_has_not_its_name(
 
 
 class Server(BaseHTTPRequestHandler):
-    """Serves a picture under /x/a.png and /moved, and a page under /page.html."""
+    """Serves an image under /x/a.png and /moved, and a page under /page.html."""
 
     def do_GET(self) -> None:
         if self.path == "/moved":
@@ -362,14 +362,14 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_urls_are_fetched_and_bad_ones_are_listed(home: Path, address: str) -> None:
     good, moved, page, none = (f"{address}/{name}" for name in ("x/a.png", "moved", "page.html", "none.png"))
-    result = run(good, moved, page, none, picture("b.jpg"), "-o", "o", "--json", "-f", "ids")
+    result = run(good, moved, page, none, image("b.jpg"), "-o", "o", "--json", "-f", "ids")
     assert result.exit_code == 1
     told = json.loads(result.stdout)
     assert [item["file"] for item in told["written"]] == [good, moved, "b.jpg"]
     assert written() == ["a.png", "b.png", "moved.png"] and Image.open("o/moved.png").size == (8, 6)
     failed = {item["file"]: item["error"] for item in told["failed"]}
     assert "404" in failed[none] and failed[none].startswith(none)
-    assert failed[page].startswith(f"{page}: cannot be read as a picture") and "dinoseg-" not in failed[page]
+    assert failed[page].startswith(f"{page}: cannot be read as an image") and "dinoseg-" not in failed[page]
 
 
 def test_a_server_that_is_not_there_and_offline_mode_are_told(
@@ -385,4 +385,4 @@ def test_a_server_that_is_not_there_and_offline_mode_are_told(
 def test_a_url_that_goes_on_for_ever_is_left(home: Path, address: str) -> None:
     with pytest.raises(ValueError, match="more than 10 bytes"):
         download(f"{address}/x/a.png", "a.png", max_bytes=10)
-    assert read_picture(f"{address}/x/a.png").size == (8, 6)
+    assert load_image(f"{address}/x/a.png").size == (8, 6)

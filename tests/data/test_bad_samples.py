@@ -111,7 +111,7 @@ def train_set(folder: Path, count: int, on_bad_sample: Any) -> SegmentationDatas
     return SegmentationDataset(prepared, TrainTransform(16), seed=3, on_bad_sample=on_bad_sample)
 
 
-def test_a_training_picture_that_breaks_later_is_replaced_and_batches_stay_full(tmp_path: Path) -> None:
+def test_a_training_image_that_breaks_later_is_replaced_and_batches_stay_full(tmp_path: Path) -> None:
     data = train_set(tmp_path, 4, "skip")
     before = [data[i] for i in range(4)]
     for broken in (1, 3):
@@ -122,14 +122,14 @@ def test_a_training_picture_that_breaks_later_is_replaced_and_batches_stay_full(
     assert [[one.id for one in batch["skipped"]] for batch in batches] == [["1"], ["3"]]
     assert all("cannot be read" in one.reason for batch in batches for one in batch["skipped"])
     pixels = torch.cat([batch["pixel_values"] for batch in batches])
-    # the others are as they were, and a stand-in is cut from its picture in another way
+    # the others are as they were, and a stand-in is cut from its image in another way
     assert (pixels[0] == before[0]["pixel_values"]).all() and (pixels[2] == before[2]["pixel_values"]).all()
     assert (pixels[1] != pixels[2]).any()
     again = torch.cat([batch["pixel_values"] for batch in DataLoader(data, 2, collate_fn=collate)])
     assert (again == pixels).all()
 
 
-def test_under_error_a_picture_that_breaks_later_is_named(tmp_path: Path) -> None:
+def test_under_error_an_image_that_breaks_later_is_named(tmp_path: Path) -> None:
     data = train_set(tmp_path, 2, "error")
     cut(tmp_path / "i1.jpg")
     assert "skipped" not in data[0]
@@ -137,7 +137,7 @@ def test_under_error_a_picture_that_breaks_later_is_named(tmp_path: Path) -> Non
         data[1]
 
 
-def test_when_every_picture_breaks_training_stops(tmp_path: Path) -> None:
+def test_when_every_image_breaks_training_stops(tmp_path: Path) -> None:
     data = train_set(tmp_path, 2, "skip")
     for i in range(2):
         cut(tmp_path / f"i{i}.jpg")
@@ -149,7 +149,7 @@ def processor(images: Image.Image, return_tensors: str) -> dict[str, torch.Tenso
     return {"pixel_values": torch.from_numpy(np.array(images)).permute(2, 0, 1)[None].float()}
 
 
-def test_an_evaluation_picture_that_breaks_later_is_marked(tmp_path: Path) -> None:
+def test_an_evaluation_image_that_breaks_later_is_marked(tmp_path: Path) -> None:
     prepared = prepare_targets(write_rows(tmp_path, 3), SPACE)
     cut(tmp_path / "i1.jpg")
     with pytest.raises(DataError, match=r"i1\.jpg"):

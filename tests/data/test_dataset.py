@@ -99,9 +99,9 @@ def test_a_dataset_can_be_sent_to_a_process_that_is_not_forked(prepared: Dataset
     assert same(pickle.loads(pickle.dumps(data))[0], data[0])
 
 
-def test_rare_classes_bring_their_picture_and_their_crop_and_resume_exactly(prepared: Dataset) -> None:
+def test_rare_classes_bring_their_image_and_their_crop_and_resume_exactly(prepared: Dataset) -> None:
     rows = prepared.to_list()
-    for i, row in enumerate(rows):  # the disc is in picture 2 alone
+    for i, row in enumerate(rows):  # the disc is in image 2 alone
         label_map = read_label_map(row["label_map"]).copy()
         if i != 2:
             label_map[label_map == 3] = 0
@@ -145,7 +145,7 @@ def test_wide_label_maps_become_int32() -> None:
     assert torch.unique(item["labels"]).tolist() == [299, 65535]
 
 
-def test_a_broken_picture_is_named_from_within_a_worker(prepared: Dataset) -> None:
+def test_a_broken_image_is_named_from_within_a_worker(prepared: Dataset) -> None:
     broken = prepared.to_list()
     broken[0]["image"] = {"path": "eye.jpg", "bytes": broken[0]["image"]["bytes"][:500]}
     data = make(Dataset.from_list(broken, features=prepared.features))

@@ -1,4 +1,4 @@
-"""Crops for rare classes: how often, for which class, of which picture."""
+"""Crops for rare classes: how often, for which class, of which image."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 
 from hf_dinoseg.data import RareClassCrops
 
-# class 0 in every picture and 96 % of all pixels, class 4 in two, class 7 in one; one picture is void
+# class 0 in every image and 96 % of all pixels, class 4 in two, class 7 in one; one image is void
 LABELS = [[0], [0, 4], [], [0, 4, 7]]
 COUNTS = [[5000], [2400, 150], [], [2200, 50, 200]]
 
 
-def test_classes_are_drawn_by_their_rarity_and_pictures_alike() -> None:
+def test_classes_are_drawn_by_their_rarity_and_images_alike() -> None:
     crops = RareClassCrops(1.0, LABELS, COUNTS)
     pixels = {0: 9600, 4: 200, 7: 200}
     weights = {c: math.exp((1 - n / 10000) / 0.01) for c, n in pixels.items()}

@@ -201,7 +201,7 @@ def test_sizes_that_differ_are_both_named(tmp_path: Path) -> None:
         prepare_targets(rows, SPACE)
 
 
-def test_a_picture_turned_by_exif_over_an_unturned_mask(tmp_path: Path) -> None:
+def test_an_image_turned_by_exif_over_an_unturned_mask(tmp_path: Path) -> None:
     rows = write_rows(tmp_path, [MASKS[0]])
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -263,7 +263,7 @@ def test_void_only_and_wide_maps() -> None:
     assert classes.tolist() == [255, 299] and masks.int().tolist() == [[[1, 0, 0]], [[0, 1, 0]]]
 
 
-# ------------------------------------------------------------------ real photographs
+# ------------------------------------------------------------------ real images
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The training transform against pictures that carry their own coordinates, brute force, and colour theory."""
+"""The training transform against images that carry their own coordinates, brute force, and colour theory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WIDTH, HEIGHT = 250, 200
 
 
 def coordinates(width: int = WIDTH, height: int = HEIGHT) -> tuple[Image.Image, np.ndarray]:
-    """A picture whose red is x and green is y, and a label map that numbers the pixels: y * width + x."""
+    """An image whose red is x and green is y, and a label map that numbers the pixels: y * width + x."""
     y, x = np.mgrid[:height, :width]
     pixels = np.stack([x, y, np.full_like(x, 77)], axis=-1).astype(np.uint8)
     return Image.fromarray(pixels), (y * width + x).astype(np.uint16)
@@ -81,7 +81,7 @@ def test_the_crop_is_what_pillow_makes_of_the_same_box(scale: float) -> None:
 
 
 @pytest.mark.parametrize("size", [(250, 200), (2100, 2050)])
-def test_a_picture_too_large_for_one_piece_of_memory_is_cut_the_same_way(size: tuple[int, int]) -> None:
+def test_an_image_too_large_for_one_piece_of_memory_is_cut_the_same_way(size: tuple[int, int]) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), np.uint8)
     x, y = augment.Box(100, 140, 0, 40), augment.Box(30, 90, 0, 60)
     image = Image.fromarray(noise)
@@ -203,7 +203,7 @@ def test_any_size_gives_a_full_crop_of_known_labels_padded_with_void_never_class
         assert np.abs(pixels.astype(int) - (9, 99, 199)).max() <= 1
 
 
-def test_large_scale_jitter_pads_small_pictures_and_crops_large_ones() -> None:
+def test_large_scale_jitter_pads_small_images_and_crops_large_ones() -> None:
     image, label_map = coordinates()
     apply = transform(100, scale=(0.1, 2.0))
     filled = [float((apply(image, label_map, np.random.default_rng(s))[1] != 65535).mean()) for s in range(200)]
@@ -276,7 +276,7 @@ def test_turned_and_mirrored_pixels_and_labels_stay_aligned(scale: float) -> Non
     assert len(angles) > 8
 
 
-def test_a_turned_corner_without_picture_is_void_and_of_the_mean_colour() -> None:
+def test_a_turned_corner_without_image_is_void_and_of_the_mean_colour() -> None:
     pixels, labels = transform(64, rotation=180)(
         Image.new("RGB", (64, 64), (10, 20, 30)), np.ones((64, 64), np.uint16), np.random.default_rng(3)
     )
@@ -313,7 +313,7 @@ def test_a_focused_crop_holds_its_class_in_the_middle_half(scale: float) -> None
         places.add((int(rows.min()), int(columns.min())))
         corner = apply(image, label_map, np.random.default_rng(seed), focus=2)[1]
         if scale >= 1:
-            assert corner[0, 0] == 2  # the picture ends there, so the crop does
+            assert corner[0, 0] == 2  # the image ends there, so the crop does
         other = apply(image, label_map, np.random.default_rng(seed), focus=7)[1]
         assert (other == apply(image, label_map, np.random.default_rng(seed))[1]).all()
     assert len(places) > 10

@@ -1,4 +1,4 @@
-"""Tiny data sets in memory: a clean one, and whatever a test plants in it."""
+"""Tiny datasets in memory: a clean one, and whatever a test plants in it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hf_dinoseg import LabelSpace
 Rows = list[dict[str, Any]]
 
 
-def _encode(picture: Image.Image | np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+def _encode(image: Image.Image | np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    (Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture).save(buffer, kind, **options)
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -41,7 +41,7 @@ def _row(mask: Any, name: str = "a", image: Any = None, kind: str = "PNG") -> di
 
 @pytest.fixture
 def encode() -> Callable[..., bytes]:
-    """Encoded bytes of a picture."""
+    """Encoded bytes of an image."""
     return _encode
 
 
@@ -53,7 +53,7 @@ def quarters() -> Callable[..., np.ndarray]:
 
 @pytest.fixture
 def row() -> Callable[..., dict[str, Any]]:
-    """A pair from a mask (array, picture or bytes) and, if given, an image."""
+    """A pair from a mask (array, image or bytes) and, if given, an image."""
     return _row
 
 

@@ -1,4 +1,4 @@
-"""Label zero, class coverage, void, imbalance, and the pictures' values."""
+"""Label zero, class coverage, void, imbalance, and the images' values."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_zero_pattern_counts_lines_and_rim_by_hand():
     assert zero_pattern(block).thin == 0 and zero_pattern(block).frame == 0
     assert zero_pattern(np.zeros((40, 60), np.uint8)).thin == 0
     cut = np.ones((40, 60), dtype=np.uint8)
-    cut[:4] = 0  # a region that the picture's edge cuts off is no line
+    cut[:4] = 0  # a region that the image's edge cuts off is no line
     assert zero_pattern(cut).thin == 0
 
 
@@ -63,7 +63,7 @@ def test_zero_named_void_but_learned(splits, quarters):
     assert "zero-named-void" in examine(splits(quarters()), labels).codes
 
 
-def test_zero_made_void_but_filling_the_pictures_looks_background(splits, quarters):
+def test_zero_made_void_but_filling_the_images_looks_background(splits, quarters):
     labels = LabelSpace({1: "vessel", 2: "disc"}, reduce_zero_label=True)
     report = examine(splits(quarters((0, 0, 0, 1))), labels)
     found = finding(report, "zero-looks-background")
@@ -112,10 +112,10 @@ def test_extreme_imbalance_and_a_class_that_is_nearly_all(row, space):
     assert "99.7 %" in finding(report, "one-class-dominates").seen
 
 
-# ---------------------------------------------------------------------- pictures
+# ---------------------------------------------------------------------- images
 
 
-def test_sixteen_bit_photographs(row, quarters, space, encode):
+def test_sixteen_bit_images(row, quarters, space, encode):
     low = np.tile(np.arange(60, dtype=np.uint16) * 60, (40, 1))  # 12-bit values, up to 3540
     report = examine({"train": [row(quarters(), image=low)]}, space)
     found = finding(report, "sixteen-bit-image")
@@ -126,24 +126,24 @@ def test_sixteen_bit_photographs(row, quarters, space, encode):
     assert finding(mixed, "sixteen-bit-image").level == "warning"
 
 
-def test_float_photographs(row, quarters, space, encode):
+def test_float_images(row, quarters, space, encode):
     tiff = encode(Image.fromarray(np.random.default_rng(0).random((40, 60), dtype=np.float32)), "TIFF")
     assert finding(examine({"train": [row(quarters(), image=tiff)]}, space), "float-image").level == "error"
 
 
-def test_pictures_of_zeros_and_ones(row, quarters, space):
+def test_images_of_zeros_and_ones(row, quarters, space):
     image = np.random.default_rng(0).integers(0, 2, (40, 60, 3), dtype=np.uint8)
     assert "is 1 of 255" in finding(examine({"train": [row(quarters(), image=image)]}, space), "dark-images").seen
 
 
-def test_a_picture_of_one_colour(row, quarters, space):
+def test_an_image_of_one_colour(row, quarters, space):
     blank = row(quarters(), "blank", np.full((40, 60, 3), 90, np.uint8))
     report = examine({"train": [blank, row(quarters(), "b")]}, space)
     assert "blank.png" in finding(report, "blank-images").seen and "dark-images" not in report.codes
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_ordinary_pictures_are_no_finding(row, quarters, space, encode, kind):
+def test_ordinary_images_are_no_finding(row, quarters, space, encode, kind):
     image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     report = examine({"train": [row(quarters(), image=encode(image, kind))]}, space)
     assert report.codes == {"label-zero"}

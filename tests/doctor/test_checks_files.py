@@ -25,7 +25,7 @@ def with_tag(encode, orientation, size=(60, 40)):
 def test_missing_empty_broken_and_cut_short_files_are_findings(row, quarters, space, encode, tmp_path):
     whole = encode(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
     rows = [row(quarters(), "good")]
-    for name, image in (("empty", b""), ("noise", b"not a picture"), ("cut", whole[: len(whole) // 2])):
+    for name, image in (("empty", b""), ("noise", b"not an image"), ("cut", whole[: len(whole) // 2])):
         rows.append(row(quarters(), name, image))
     rows.append(row(encode(quarters())[:60], "cutmask"))
     rows.append({**row(quarters(), "gone"), "image": {"path": str(tmp_path / "gone.png"), "bytes": None}})
@@ -68,7 +68,7 @@ def test_sizes_that_differ(row, quarters, space):
         assert found.level == "error" and "x.png 60×41, its mask x_mask.png 60×40" in found.seen
 
 
-def test_a_photograph_turned_by_its_tag_over_an_unturned_mask(row, quarters, space, encode):
+def test_an_image_turned_by_its_tag_over_an_unturned_mask(row, quarters, space, encode):
     for look in (examine, quick_checks):
         report = look({"train": [row(quarters(), "x", with_tag(encode, 6))]}, space)
         assert "x.png 40×60, its mask x_mask.png 60×40" in finding(report, "orientation-mismatch").seen
@@ -110,7 +110,7 @@ def test_jpeg_masks(splits, quarters, space):
     assert finding(flat, "jpeg-mask").level == "warning"
 
 
-def test_huge_pictures(row, quarters, space, encode):
+def test_huge_images(row, quarters, space, encode):
     assert files.HUGE_PIXELS < Image.MAX_IMAGE_PIXELS
     sizes = {"x": (8000, 6251), "y": (8000, 6250)}  # 50.008 and 50 million pixels
     rows = [row(quarters(), name, encode(Image.new("L", size), compress_level=1)) for name, size in sizes.items()]
@@ -133,7 +133,7 @@ def test_the_same_bytes_in_both_splits(row, quarters, space, tmp_path, encode):
     data = {"train": [row(quarters(), "a"), row(quarters(), "b", shared)], "validation": [row(quarters(), "c"), copy]}
     for look in (examine, quick_checks):
         found = finding(look(data, space), "duplicate-across-splits")
-        assert found.seen.startswith("1 validation picture is in train too, byte for byte: ")
+        assert found.seen.startswith("1 validation image is in train too, byte for byte: ")
         assert f"b.png = {tmp_path / 'v.png'}" in found.seen
     data["train"].pop()
     assert "duplicate-across-splits" not in examine(data, space).codes
@@ -146,12 +146,12 @@ def test_the_same_bytes_twice_in_one_split(row, quarters, space):
         report = look({"train": rows, "validation": [row(quarters(), "v")]}, space)
         found = finding(report, "duplicate-in-split")
         assert found.level == "warning"
-        assert "1 train picture is there already, byte for byte: b.png = d.png" in found.seen
+        assert "1 train image is there already, byte for byte: b.png = d.png" in found.seen
         assert report.codes == {"label-zero", "duplicate-in-split"}
         assert look({"train": rows[:3]}, space).codes == {"label-zero"}
 
 
-def test_one_picture_saved_in_two_ways(row, quarters, space, encode):
+def test_one_image_saved_in_two_ways(row, quarters, space, encode):
     pixels = np.random.default_rng(3).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     data = {
         "train": [row(quarters(), "a", encode(pixels, compress_level=1)), row(quarters(), "b")],
@@ -176,6 +176,6 @@ def test_twins_with_different_masks(row, quarters, space):
     assert told == "1 of these have another mask than their twin: a.png = b.png."
 
 
-def test_pictures_of_one_colour_are_blank_not_twins(row, quarters, space, encode):
+def test_images_of_one_colour_are_blank_not_twins(row, quarters, space, encode):
     blanks = [row(quarters(), str(n), encode(np.full((40, 60, 3), 99, np.uint8), compress_level=n)) for n in (1, 9)]
     assert "duplicate-in-split" not in examine({"train": [*blanks, row(quarters(), "a")]}, space).codes

@@ -152,7 +152,7 @@ def test_colour_masks_read_as_ids(splits, quarters, space):
     assert "encoding: rgb" in found.cure
 
 
-def test_photographs_in_the_mask_folder(splits, space):
+def test_images_in_the_mask_folder(splits, space):
     noise = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     assert "data.mask" in finding(examine(splits(noise), space), "colour-masks").cure
 

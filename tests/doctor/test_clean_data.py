@@ -1,4 +1,4 @@
-"""No warning and no error on data that are as they should be: photographs, drawn pictures, and each way to label."""
+"""No warning and no error on data that are as they should be: images, drawn images, and each way to label."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def silent(splits, space, samples=None):
     return [look(splits, space).codes <= {"label-zero"} for look in (examine, quick_checks)] == [True, True]
 
 
-@pytest.mark.skipif("DINOSEG_TEST_DATA" not in os.environ, reason="needs photographs: DINOSEG_TEST_DATA, with camvid/")
+@pytest.mark.skipif("DINOSEG_TEST_DATA" not in os.environ, reason="needs images: DINOSEG_TEST_DATA, with camvid/")
 def test_camvid():
     root = Path(os.environ["DINOSEG_TEST_DATA"]) / "camvid"
     recipe = load_recipe(RECIPES / "camvid" / "mask2former_tiny.yaml", [f"data.root={root}"])
@@ -48,7 +48,7 @@ def folder(root):
 
 @pytest.mark.parametrize("kind", ["binary", "index"])
 def test_vessels_and_background(tmp_path, kind):
-    """As retina data sets come: thin vessels of 255, or of 1, on a background that is 0."""
+    """As retina datasets come: thin vessels of 255, or of 1, on a background that is 0."""
     for split, count in (("train", 6), ("val", 3)):
         for number in range(count):
             image, mask = draw_fundus(number, seed=len(split), size=128)

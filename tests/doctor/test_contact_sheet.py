@@ -12,7 +12,7 @@ from hf_dinoseg.doctor.label_histogram import UNKNOWN_COLOR, draw_histogram
 
 WHITE = np.full((40, 60, 3), 255, np.uint8)
 COLORS = {1: (255, 0, 0), 2: (0, 0, 255)}
-LEFT, TOP = 12, 58  # of the first tile; pictures of 60 by 40 pixels are drawn at 360 by 240
+LEFT, TOP = 12, 58  # of the first tile; images of 60 by 40 pixels are drawn at 360 by 240
 
 
 def drawn(rows, labels, samples=12):
@@ -34,7 +34,7 @@ def test_it_shows_classes_unknown_ids_void_and_faults(row, quarters):
     rows += [row(b"", "broken", WHITE), row(quarters()[:9], "small", WHITE), row(quarters(), "gone", b"")]
     sheet = drawn(rows[:4], labels)
     known, void, broken, small = (tile(sheet, number) for number in range(4))
-    assert tuple(known[40, 40]) == (255, 255, 255)  # background leaves the photograph
+    assert tuple(known[40, 40]) == (255, 255, 255)  # background leaves the image
     assert tuple(known[40, 290]) == (255, 128, 128)  # half red
     assert tuple(known[210, 40]) == (128, 128, 255)
     assert tuple(known[210, 290]) == UNKNOWN_COLOR  # id 3
@@ -56,7 +56,7 @@ def test_it_reads_masks_by_their_encoding(row, quarters, encoding, mask):
 
 
 @pytest.mark.parametrize(("size", "expected"), [((64, 64), 270), ((32, 64), 180), ((90, 60), 270)])
-def test_tiles_have_the_shape_of_the_pictures(row, size, expected):
+def test_tiles_have_the_shape_of_the_images(row, size, expected):
     """As wide and as high as 360 by 270 allows, so the mask's last line is that far below the first."""
     mask = np.ones(size, np.uint8)
     labels = LabelSpace({1: "b"}, colors={1: (255, 0, 0)})

@@ -1,5 +1,5 @@
 """Checkpoints with a planted fault. The stand-in model reads each pixel's class off its colour, so it is right on
-pictures prepared as it expects, and wrong in a known way on others."""
+images prepared as it expects, and wrong in a known way on others."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ReadsColors(nn.Module):
 
 
 class Fixed(nn.Module):
-    """Queries and masks that do not depend on the picture."""
+    """Queries and masks that do not depend on the image."""
 
     def __init__(self, class_logits):
         super().__init__()
@@ -52,7 +52,7 @@ class Fixed(nn.Module):
 
 @pytest.fixture
 def pairs(row):
-    """Pictures whose pixels have their class's colour, and a little noise."""
+    """Images whose pixels have their class's colour, and a little noise."""
 
     def make(count=4, colors=COLORS):
         rows = []
@@ -139,7 +139,7 @@ def test_no_object_everywhere(pairs, space):
     )
 
 
-def test_no_object_in_one_picture_only_is_no_finding(row, space):
+def test_no_object_in_one_image_only_is_no_finding(row, space):
     class Sometimes(Fixed):
         def forward(self, pixel_values):
             outputs = super().forward(pixel_values)
@@ -167,7 +167,7 @@ def test_background_that_has_no_class(pairs):
     model = ReadsColors(MEAN, STD, COLORS[1:])
     found = judge(model, labels, pairs())
     assert set(found) == {"background-without-class"}
-    assert "25.0 % of these pictures" in found["background-without-class"].seen
+    assert "25.0 % of these images" in found["background-without-class"].seen
     assert judge(model, labels, pairs(), background_threshold=0.5) == {}
 
 

@@ -17,7 +17,7 @@ CLASSES = {0: "background", 1: "artery", 2: "vein", 3: "disc"}
 
 
 def patchwork(count, seed):
-    """Pictures of 96 by 96 pixels in the colours of their classes, with noise; regions are as large as patches."""
+    """Images of 96 by 96 pixels in the colours of their classes, with noise; regions are as large as patches."""
     rng = np.random.default_rng(seed)
     masks = np.kron(rng.integers(0, 4, (count, 6, 6)), np.ones((1, 16, 16), int)).astype(np.uint8)
     images = (COLORS[masks] + rng.normal(0, 8, (*masks.shape, 3))).clip(0, 255).astype(np.uint8)

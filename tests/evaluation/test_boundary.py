@@ -11,7 +11,7 @@ from hf_dinoseg.labels import LabelSpace
 
 
 def eroded_bands(labels: np.ndarray, classes: int, steps: int) -> list[np.ndarray]:
-    square = np.ones((3, 3), dtype=bool)  # beyond the picture there is no mask
+    square = np.ones((3, 3), dtype=bool)  # beyond the image there is no mask
     return [(labels == c) & ~binary_erosion(labels == c, square, iterations=steps) for c in range(classes)]
 
 

@@ -21,7 +21,7 @@ def test_hand_computed_error() -> None:
     assert figures["calibration"]["accuracy"][-1] == 0.5 and math.isnan(figures["calibration"]["accuracy"][3])
 
 
-def test_equals_numpy_over_random_pictures() -> None:
+def test_equals_numpy_over_random_images() -> None:
     rng = np.random.default_rng(0)
     total, all_scores, all_right = torch.zeros(3, 15, dtype=torch.int64), [], []
     for _ in range(4):

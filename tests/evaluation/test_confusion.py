@@ -17,7 +17,7 @@ def count_one_by_one(prediction: np.ndarray, truth: np.ndarray, num_labels: int,
     return table
 
 
-def test_hand_counted_picture():
+def test_hand_counted_image():
     truth = np.array([[0, 0, 1, 1], [2, 2, 255, 255]], dtype=np.uint8)
     prediction = np.array([[0, 1, 1, 255], [2, 0, 2, 255]], dtype=np.uint8)
     expected = [[1, 1, 0, 0], [0, 1, 0, 1], [1, 0, 1, 0]]  # last column: no answer; the two void pixels are nowhere
@@ -58,7 +58,7 @@ def test_arrays_tensors_and_views_count_alike():
     assert torch.equal(confusion_matrix(prediction.T[::-1], truth.T[::-1], 5, 255), expected)
 
 
-def test_picture_that_is_all_void_counts_nothing():
+def test_image_that_is_all_void_counts_nothing():
     assert confusion_matrix(np.zeros((3, 3), int), np.full((3, 3), 255), 4, 255).sum() == 0
     assert confusion_matrix(np.zeros((0, 3), int), np.zeros((0, 3), int), 4, 255).sum() == 0
 

@@ -13,7 +13,7 @@ SPACE = LabelSpace({3: "road", 5: "tree", 9: "sky"})
 
 
 def one_draw(counts: np.ndarray, chosen: np.ndarray) -> list[float]:
-    """IoU of each class of the pictures drawn, one addition at a time."""
+    """IoU of each class of the images drawn, one addition at a time."""
     ious = []
     for c in range(counts.shape[2]):
         right, truth, predicted = (sum(int(counts[i, k, c]) for i in chosen) for k in range(3))
@@ -22,7 +22,7 @@ def one_draw(counts: np.ndarray, chosen: np.ndarray) -> list[float]:
     return ious
 
 
-def pictures(number: int) -> np.ndarray:
+def images(number: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     matrices = []
     for _ in range(number):
@@ -32,13 +32,13 @@ def pictures(number: int) -> np.ndarray:
     return image_counts(torch.stack(matrices)).numpy()
 
 
-def test_counts_of_a_picture() -> None:
+def test_counts_of_an_image() -> None:
     matrix = torch.tensor([[6, 2, 0, 0], [1, 3, 0, 0], [0, 1, 5, 2]])
     assert image_counts(matrix).tolist() == [[6, 3, 5], [8, 4, 8], [7, 6, 5]]
 
 
 def test_intervals_are_the_quantiles_of_draws_counted_one_by_one() -> None:
-    counts = pictures(9)
+    counts = images(9)
     result = iou_intervals(counts, SPACE, resamples=50, seed=3)
     drawn = np.random.default_rng(3).integers(9, size=(50, 9))
     draws = np.array([one_draw(counts, chosen) for chosen in drawn])
@@ -51,9 +51,9 @@ def test_intervals_are_the_quantiles_of_draws_counted_one_by_one() -> None:
     assert result["interval"] == {"level": 0.95, "resamples": 50}
 
 
-def test_the_interval_covers_what_more_pictures_would_say() -> None:
+def test_the_interval_covers_what_more_images_would_say() -> None:
     """Of sets drawn from one source, about 95 % of intervals hold the figure of the whole source."""
-    source = pictures(4000)
+    source = images(4000)
     whole = np.nanmean(one_draw(source, np.arange(4000)))
     held = 0
     for start in range(0, 4000, 40):
@@ -63,17 +63,17 @@ def test_the_interval_covers_what_more_pictures_would_say() -> None:
 
 
 def test_seeded_and_nan_where_nothing_can_be_said() -> None:
-    counts = pictures(9)
+    counts = images(9)
     assert iou_intervals(counts, SPACE) == iou_intervals(counts, SPACE)
     counts[1:, :, 2] = 0
-    counts[0, :, 2] = 3  # in one picture only
+    counts[0, :, 2] = 3  # in one image only
     result = iou_intervals(counts, SPACE, resamples=20)
     assert all(math.isnan(x) for x in result["per_category_iou_interval"]["9 sky"])
     assert all(math.isfinite(x) for x in result["mean_iou_interval"])
     assert all(math.isnan(x) for x in iou_intervals(counts[:1], SPACE)["mean_iou_interval"])
 
 
-def test_pictures_are_ranked_worst_first_and_unlabelled_last() -> None:
+def test_images_are_ranked_worst_first_and_unlabelled_last() -> None:
     counts = np.array(
         [
             [[4, 0, 0], [4, 0, 0], [4, 0, 0]],  # all right

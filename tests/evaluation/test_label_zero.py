@@ -20,7 +20,7 @@ from hf_dinoseg.labels import LabelSpace
 SPACE = LabelSpace({1: "artery", 2: "vein", 3: "disc"}, ignore=(255,), reduce_zero_label=True)
 
 
-def picture(seed: int = 0) -> tuple[np.ndarray, ...]:
+def image(seed: int = 0) -> tuple[np.ndarray, ...]:
     """Mask as on disk, best class and score, the answer below a threshold of 0.4."""
     rng = np.random.default_rng(seed)
     mask = rng.choice([0, 1, 2, 3, 255], size=(23, 31), p=[0.5, 0.2, 0.15, 0.05, 0.1])
@@ -34,7 +34,7 @@ def iou(truth: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def test_figures_with_id_0_as_a_class_are_those_of_pixels_counted_one_by_one():
-    mask, best, _, answer = picture()
+    mask, best, _, answer = image()
     truth = torch.from_numpy(SPACE.encode(mask))
     zero = torch.from_numpy(zero_mask(mask, SPACE))
     matrices = background_matrices(torch.from_numpy(best), torch.from_numpy(answer), truth, zero, SPACE)
@@ -52,22 +52,22 @@ def test_figures_with_id_0_as_a_class_are_those_of_pixels_counted_one_by_one():
     assert figures["without"]["id0_iou"] == 0
 
 
-def curve_of(pictures: list[tuple[np.ndarray, ...]]) -> ThresholdCurve:
+def curve_of(images: list[tuple[np.ndarray, ...]]) -> ThresholdCurve:
     curve = ThresholdCurve(3)
-    for mask, best, scores, _ in pictures:
+    for mask, best, scores, _ in images:
         truth, zero = SPACE.encode(mask), zero_mask(mask, SPACE)
         curve.update(*map(torch.from_numpy, (best, scores, truth, zero)), 255)
     return curve
 
 
 def test_the_curves_are_the_figures_of_an_evaluation_with_each_threshold():
-    pictures = [picture(seed) for seed in range(3)]
-    pictures[0][2][:5] = np.float32(0.3)  # scores that equal a threshold are not below it
-    pictures[0][2][5, :3] = (-0.1, 8.5, 0.0)
-    figures = curve_of(pictures).figures()
+    images = [image(seed) for seed in range(3)]
+    images[0][2][:5] = np.float32(0.3)  # scores that equal a threshold are not below it
+    images[0][2][5, :3] = (-0.1, 8.5, 0.0)
+    figures = curve_of(images).figures()
     for place in (0, 1, 299, 300, 301, 350, 400, 501, 700, 1200, 7999):
         matrices = torch.zeros(2, 4, 4, dtype=torch.int64)
-        for mask, best, scores, _ in pictures:
+        for mask, best, scores, _ in images:
             labels, truth, zero = map(torch.from_numpy, (best, SPACE.encode(mask), zero_mask(mask, SPACE)))
             answer = labels.masked_fill(torch.from_numpy(scores) < place / 1000, 255)
             matrices += background_matrices(labels, answer if place else labels, truth, zero, SPACE)
@@ -79,9 +79,9 @@ def test_the_curves_are_the_figures_of_an_evaluation_with_each_threshold():
 
 
 def test_the_chosen_threshold_is_the_best_of_all_tried_one_by_one():
-    pictures = [picture(seed) for seed in range(3)]
-    mask, best, scores, _ = (np.stack(part) for part in zip(*pictures, strict=True))
-    curve, seen = curve_of(pictures), mask != 255
+    images = [image(seed) for seed in range(3)]
+    mask, best, scores, _ = (np.stack(part) for part in zip(*images, strict=True))
+    curve, seen = curve_of(images), mask != 255
 
     def mean_iou(threshold: float) -> float:
         ids = np.where(scores < np.float32(threshold), 0, best + 1)
@@ -115,7 +115,7 @@ def test_no_class_is_given_up_for_pixels_of_0():
 
 
 def test_where_scores_are_the_other_way_round_no_threshold_is_best():
-    mask, best, scores, _ = picture()
+    mask, best, scores, _ = image()
     assert curve_of([(mask, best, np.where(mask == 0, 0.9, 0.1).astype(np.float32), best)]).best() is None
 
 

@@ -20,7 +20,7 @@ def _maps(seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 
 def _published(predictions: list[np.ndarray], references: list[np.ndarray], num_labels: int) -> dict[str, np.ndarray]:
-    """Pixels of truth 255 dropped, then areas summed over pictures, then ratios with NaN left out of the means."""
+    """Pixels of truth 255 dropped, then areas summed over images, then ratios with NaN left out of the means."""
     overlap, predicted, labelled = (np.zeros(num_labels) for _ in range(3))
     for prediction, reference in zip(predictions, references, strict=True):
         valid = reference != 255

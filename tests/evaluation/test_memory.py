@@ -1,4 +1,4 @@
-"""An evaluation keeps counts, and of no picture its scores, prediction or truth."""
+"""An evaluation keeps counts, and of no image its scores, prediction or truth."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_process_does_not_grow_with_the_pictures_it_evaluates():
+def test_a_process_does_not_grow_with_the_images_it_evaluates():
     # in a process of its own: memory that others have freed would take what is kept, and nothing would grow
     command = [sys.executable, "benchmarks/bench_evaluation_memory.py", "--json", "--images", "300", "--first", "100"]
     done = subprocess.run(
@@ -23,5 +23,5 @@ def test_a_process_does_not_grow_with_the_pictures_it_evaluates():
     assert done.returncode == 0, done.stderr
     sizes = json.loads(done.stdout.splitlines()[-1])
     assert len(sizes) == 300
-    kept = max(sizes[200:]) - max(sizes[:100])  # one byte a pixel of 200 pictures would be 4 MiB
+    kept = max(sizes[200:]) - max(sizes[:100])  # one byte a pixel of 200 images would be 4 MiB
     assert kept < 3 * 2**20, f"{kept / 2**20:.1f} MiB"

@@ -24,7 +24,7 @@ SPACE = LabelSpace({1: "artery", 2: "vein"}, reduce_zero_label=True)  # train id
         (Background("none"), [[2, 1], [2, 1]], "best class everywhere"),
     ],
 )
-def test_truth_is_drawn_as_background_only_if_that_is_the_policy_and_the_picture_says_so(
+def test_truth_is_drawn_as_background_only_if_that_is_the_policy_and_the_image_says_so(
     background: Background, shown: list[list[int]], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[tuple[Any, ...]] = []
@@ -40,6 +40,6 @@ def test_truth_is_drawn_as_background_only_if_that_is_the_policy_and_the_picture
     writer.write(0, torch.zeros(3, 2, 2), truth, prediction)
     [(its_truth, its_prediction, note)] = drawn
     assert np.array_equal(its_truth, [[0, 1], [0, 2]]) and np.array_equal(its_prediction, shown) and note == said
-    with Image.open(tmp_path / "a_b.png") as picture:
-        grey = {(70, 70, 70), (170, 170, 170)} <= {tuple(p) for p in np.asarray(picture).reshape(-1, 3).tolist()}
+    with Image.open(tmp_path / "a_b.png") as image:
+        grey = {(70, 70, 70), (170, 170, 170)} <= {tuple(p) for p in np.asarray(image).reshape(-1, 3).tolist()}
     assert grey  # void is hatched

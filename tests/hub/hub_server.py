@@ -70,7 +70,7 @@ class HubServer:
     """Listens while it is open.
 
     Args:
-        large: says of a path if it is large (LFS) rather than part of the commit; by default weights and pictures.
+        large: says of a path if it is large (LFS) rather than part of the commit; by default weights and images.
     """
 
     def __init__(self, large: Callable[[str], bool] = lambda path: path.endswith((".safetensors", ".png"))) -> None:
@@ -80,7 +80,7 @@ class HubServer:
         self.uploads: list[str] = []  # object ids, in the order of arrival
         self.requests: list[tuple[str, str, int]] = []
         self.faults: list[Fault] = []
-        self.one_name_one_kind = False  # a data set's name is then none for a model
+        self.one_name_one_kind = False  # a dataset's name is then none for a model
         self.stall: Callable[[int], bool] = lambda size: False
         self.stalled, self.lock = threading.Event(), threading.RLock()
         handler = type("Handler", (_Handler,), {"hub": self})

@@ -140,7 +140,7 @@ def test_results_are_listed_by_class_with_dashes_where_there_is_none() -> None:
         ({"classes": {0: "sky", 1: "sea"}, "ignore": [255]}, "a class, *sky*", "255. Such pixels"),
         ({"classes": {1: "sky"}, "reduce_zero_label": True}, "void (`reduce_zero_label`)", "0. Such pixels"),
         ({"classes": {1: "sky"}, "ignore": [0]}, "void, not a class.", "become 0."),
-        ({"classes": {1: "sky"}}, "not used by this data set.", "has none"),
+        ({"classes": {1: "sky"}}, "not used by this dataset.", "has none"),
     ],
 )
 def test_label_zero_and_void_are_told_apart(labels: dict[str, Any], zero: str, void: str) -> None:
@@ -239,12 +239,12 @@ def test_dinov3_is_named_where_it_is_the_backbone() -> None:
     assert "dinov3" in metadata(scratch)["tags"] and "2508.10104" in section(scratch, "Citation")
 
 
-def test_how_pictures_were_predicted_is_told_in_full() -> None:
+def test_how_images_were_predicted_is_told_in_full() -> None:
     asked = {"window": 300, "stride": 200, "blend": "smooth", "tta": {"scales": [0.75, 1.0], "flip": True}}
     told = "windows of 300 pixels, 200 apart, fading towards their borders, averaged over the sizes 0.75, 1"
-    assert told + ", averaged with the mirrored picture" in " ".join(card(recipe(evaluation=asked), METRICS).split())
+    assert told + ", averaged with the mirrored image" in " ".join(card(recipe(evaluation=asked), METRICS).split())
     whole = " ".join(card(recipe(evaluation={"mode": "whole"}), METRICS).split())
-    assert "each picture at once" in whole and "averaged over" not in whole
+    assert "each image at once" in whole and "averaged over" not in whole
 
 
 def test_a_threshold_for_background_is_told() -> None:

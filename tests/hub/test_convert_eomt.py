@@ -96,7 +96,7 @@ def test_an_eomt_checkpoint_computes_the_same_here(
         assert error < 1e-4, name
 
 
-def test_windows_of_an_eomt_lie_where_transformers_cuts_a_picture() -> None:
+def test_windows_of_an_eomt_lie_where_transformers_cuts_an_image() -> None:
     """Up to twice as long as wide, which is as the paper's own evaluation cuts."""
     processor = EomtImageProcessorPil()
     for longer in (64, 65, 96, 100, 127, 128):

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from hf_dinoseg.cli import app
 from hf_dinoseg.hub import demo as demo_app
-from hf_dinoseg.hub.demo import Demo, build_app, example_pictures, has_background, launch_options, view_data
+from hf_dinoseg.hub.demo import Demo, build_app, example_images, has_background, launch_options, view_data
 from hf_dinoseg.inference import Segmenter
 from hf_dinoseg.labels import LabelSpace
 from hf_dinoseg.models import DinoSegImageProcessor
@@ -47,7 +47,7 @@ def make_segmenter() -> Segmenter:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     """Four upright stripes: red, green, blue, grey; 120 wide and 60 high."""
     stripes = np.repeat(np.array(COLORS, dtype=np.uint8), 30, axis=0)
     path = tmp_path / "stripes.png"
@@ -55,9 +55,9 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_threshold_answers_no_class_where_no_class_is_likely(picture: Path) -> None:
+def test_a_threshold_answers_no_class_where_no_class_is_likely(image: Path) -> None:
     demo = Demo(make_segmenter())
-    result = demo.segment(str(picture), "whole", 48, 32, True)
+    result = demo.segment(str(image), "whole", 48, 32, True)
     for threshold, grey in ((0.0, 7), (0.5, 0)):
         data, file = demo.show(result, threshold, "stripes")
         saved = np.asarray(Image.open(file))
@@ -69,7 +69,7 @@ def test_a_threshold_answers_no_class_where_no_class_is_likely(picture: Path) ->
     assert Path(file).name == "stripes_labels.png"
 
 
-def test_large_pictures_are_shown_smaller_with_classes_intact() -> None:
+def test_large_images_are_shown_smaller_with_classes_intact() -> None:
     space = LabelSpace({i: f"class {i}" for i in range(300)})
     label_map = np.zeros((10, 2560), dtype=np.uint16)
     label_map[:, 1280:] = 299
@@ -86,14 +86,14 @@ def test_only_a_model_without_background_has_a_threshold() -> None:
 
 @pytest.mark.parametrize(("size", "shown"), [((40, 30), (40, 30)), ((300, 200), (300, 200)), ((960, 720), (480, 360))])
 def test_examples_are_the_images_of_the_panels(tmp_path: Path, size: tuple[int, int], shown: tuple[int, int]) -> None:
-    assert example_pictures(str(tmp_path), tmp_path) == []
+    assert example_images(str(tmp_path), tmp_path) == []
     panels = tmp_path / "panels" / "final"
     panels.mkdir(parents=True)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
     label_map = np.full(size[::-1], 9)
     save_panel(panel(image, label_map, label_map, SPACE, title="one"), panels / "a.png")
     panel(image, label_map, label_map, SPACE).save(panels / "b.png")  # does not say where its image is
-    (found,) = example_pictures(str(tmp_path), tmp_path)
+    (found,) = example_images(str(tmp_path), tmp_path)
     expected = image if shown == size else image.resize(shown, Image.Resampling.BOX)
     assert np.array_equal(np.asarray(Image.open(found)), np.asarray(expected))
 
@@ -109,8 +109,8 @@ def test_without_gradio_the_verb_says_what_to_install(tmp_path: Path, monkeypatc
 
 
 @pytest.fixture
-def page(picture: Path) -> Iterator[str]:
-    blocks = build_app(make_segmenter(), "Stripes", [picture])
+def page(image: Path) -> Iterator[str]:
+    blocks = build_app(make_segmenter(), "Stripes", [image])
     _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, **launch_options())
     yield url
     blocks.close()
@@ -124,7 +124,7 @@ def wait_for(what: Any, seconds: float = 60) -> Any:
     return found
 
 
-def test_the_page_shows_what_the_model_said_and_its_controls_act_on_it(page: str, browser: Any, picture: Path) -> None:
+def test_the_page_shows_what_the_model_said_and_its_controls_act_on_it(page: str, browser: Any, image: Path) -> None:
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
@@ -138,10 +138,10 @@ def test_the_page_shows_what_the_model_said_and_its_controls_act_on_it(page: str
         return browser.execute_script(f"return [...{context}.getImageData({x}, 30, 1, 1).data]")[:3]
 
     def near(found: list[int], expected: tuple[float, ...]) -> bool:
-        return bool(np.abs(np.array(found) - expected).max() < 12)  # the photograph came as JPEG
+        return bool(np.abs(np.array(found) - expected).max() < 12)  # the image came as JPEG
 
     browser.get(page)
-    wait_for(lambda: find("#picture input[type=file]")).send_keys(str(picture))
+    wait_for(lambda: find("#image input[type=file]")).send_keys(str(image))
     canvas = wait_for(lambda: find("#view canvas"))
     wait_for(lambda: near(color(15), (255, 0.6 * 255, 0)))  # yellow over red, 60 %
 
@@ -160,7 +160,7 @@ def test_the_page_shows_what_the_model_said_and_its_controls_act_on_it(page: str
     red.send_keys(Keys.SPACE)
     assert near(color(15), (255, 255, 0))
 
-    width = canvas.size["height"] * 2  # the picture is twice as wide as high; margins fill the rest
+    width = canvas.size["height"] * 2  # the image is twice as wide as high; margins fill the rest
     for stripe, name in enumerate(("7 red", "9 green", "11 blue")):
         offset = round((stripe - 1.5) * min(width, canvas.size["width"]) / 4)
         ActionChains(browser).move_to_element_with_offset(canvas, offset, 0).perform()
@@ -168,7 +168,7 @@ def test_the_page_shows_what_the_model_said_and_its_controls_act_on_it(page: str
     canvas.send_keys(Keys.ARROW_LEFT)  # from the middle, which is where blue begins
     assert find("#view .readout").text == "9 green"
 
-    folder = picture.parent / "downloads"
+    folder = image.parent / "downloads"
     browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)})
     wait_for(lambda: find("button#download, #download button").is_enabled())
     find("button#download, #download button").click()

@@ -52,13 +52,13 @@ def make_segmenter(backbone: dict[str, Any] = VIT, **fields: Any) -> Segmenter:
     return Segmenter(model, DinoSegImageProcessor(label_space=SPACE.to_dict()), SPACE)
 
 
-def random_pictures(*shape: int) -> np.ndarray:
+def random_images(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (*shape,), dtype=np.uint8)
 
 
-def expected_of(segmenter: Segmenter, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Label maps and winning scores from `Segmenter`, picture by picture."""
-    results = [segmenter(Image.fromarray(picture.transpose(1, 2, 0))) for picture in pictures]
+def expected_of(segmenter: Segmenter, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Label maps and winning scores from `Segmenter`, image by image."""
+    results = [segmenter(Image.fromarray(image.transpose(1, 2, 0))) for image in images]
     return np.stack([r.label_map for r in results]), np.stack([r.scores for r in results])
 
 
@@ -82,10 +82,10 @@ def test_a_program_answers_as_segmenter_does_in_original_ids(fields: dict[str, A
     program = captured.module()
     shapes = [size] if size != "dynamic" else [(64, 64), (64, 128)]
     for batch, shape in zip((1, 3), [shapes[0], shapes[-1]], strict=True):
-        pictures = random_pictures(batch, 3, *shape)
+        images = random_images(batch, 3, *shape)
         with torch.no_grad():
-            label_map, score = program(torch.from_numpy(pictures))
-        labels, scores = expected_of(segmenter, pictures)
+            label_map, score = program(torch.from_numpy(images))
+        labels, scores = expected_of(segmenter, images)
         assert label_map.dtype == torch.uint8 and set(np.unique(label_map)) <= {7, 21, 200}
         assert np.abs(score.numpy() - scores).max() < 1e-4
         assert (label_map.numpy() == labels).mean() > 0.999
@@ -97,14 +97,14 @@ def test_files_carry_what_their_numbers_mean(tmp_path: Path) -> None:
     plan = plan_export(segmenter, (32, 48))
     write_torch(plan, tmp_path / "a.pt2")
     write_onnx(plan, tmp_path / "a.onnx")
-    pictures = random_pictures(2, 3, 32, 48)
-    labels, scores = expected_of(segmenter, pictures)
+    images = random_images(2, 3, 32, 48)
+    labels, scores = expected_of(segmenter, images)
     assert (labels == 0).any() and (labels != 0).any()
     for run, description in (open_torch(tmp_path / "a.pt2"), open_onnx(tmp_path / "a.onnx")):
         assert description["original_ids"] == [7, 21, 200] and description["names"] == ["sky", "road", "tree"]
         assert description["void_id"] == 0 and description["background_threshold"] == 0.4
         assert LabelSpace.from_dict(description["label_space"]) == SPACE
-        found = run(pictures)
+        found = run(images)
         assert np.array_equal(found[0], labels) and np.abs(found[1] - scores).max() < 1e-5
     assert all(one.equal_labels == 1 for one in check_export(plan, tmp_path / "a.onnx", "onnx"))
 
@@ -146,7 +146,7 @@ def test_a_file_of_another_model_is_found_out(tmp_path: Path) -> None:
     ],
 )
 def test_limits(figures: tuple[float, float], int8: bool, refused: bool) -> None:
-    found = [Agreement("drawn pictures", 1, *figures)]
+    found = [Agreement("drawn images", 1, *figures)]
     if refused:
         with pytest.raises(ExportError):
             refuse_disagreement(found, int8)
@@ -172,14 +172,14 @@ def run(*arguments: str | Path) -> Any:
 
 
 def test_the_verb_writes_checks_and_reports(checkpoint: Path, tmp_path: Path) -> None:
-    Image.fromarray(random_pictures(60, 80, 3)).save(tmp_path / "photo.png")
+    Image.fromarray(random_images(60, 80, 3)).save(tmp_path / "photo.png")
     target = tmp_path / "deep" / "m.pt2"
-    options = ["--format", "torch", "-o", target, "--pictures", tmp_path / "photo.png"]
+    options = ["--format", "torch", "-o", target, "--images", tmp_path / "photo.png"]
     result = run(checkpoint, *options, "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["size"] == [48, 48]  # the window of its evaluation
-    assert [one["pictures"] for one in report["check"]] == ["random noise", "given pictures"]
+    assert [one["images"] for one in report["check"]] == ["random noise", "given images"]
     assert all(one["equal_labels"] > 0.999 and one["max_score_difference"] < 1e-4 for one in report["check"])
     assert report["bytes"] == target.stat().st_size
     extra: dict[str, Any] = {METADATA_KEY: ""}
@@ -211,7 +211,7 @@ def test_a_check_that_fails_is_exit_1(checkpoint: Path, tmp_path: Path, monkeypa
         (["--format", "torch", "-o", "m.pt2", "--int8"], "onnx only"),
         (["-o", "m.onnx", "--size", "0"], "no size"),
         (["-o", "m.onnx", "--size", "12x"], "no size"),
-        (["-o", "m.onnx", "--pictures", "none.jpg"], "none.jpg"),
+        (["-o", "m.onnx", "--images", "none.jpg"], "none.jpg"),
     ],
 )
 def test_wrong_usage_is_told_before_any_work(checkpoint: Path, options: list[str], told: str) -> None:

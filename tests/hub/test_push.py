@@ -67,7 +67,7 @@ def test_a_checkpoint_in_a_run_gets_a_card_from_the_run_s_recipe(here: HubServer
     assert "optimizer.pt" not in files and "trainer_state.json" not in files
 
 
-def test_a_second_push_sends_nothing_and_old_pictures_go(here: HubServer, copy: Path) -> None:
+def test_a_second_push_sends_nothing_and_old_images_go(here: HubServer, copy: Path) -> None:
     assert push(copy).exit_code == 0
     repo, sent = here.repos["model", "me/retina"], len(here.uploads)
     assert push(copy).exit_code == 0 and len(here.uploads) == sent
@@ -97,7 +97,7 @@ REFUSALS = {
     "token that reads": (READS, "me/retina", ["may only read", "Make one that writes"]),
     "owner is somebody else": (WRITES, "other/retina", ["may not write there", "'other'", "other"]),
     "existing repository of somebody else": (OTHER, "me/public", ["may not write there", "'me'"]),
-    "data set of that name": (WRITES, "me/camvid", ["a dataset, not a model repository", "another name"]),
+    "dataset of that name": (WRITES, "me/camvid", ["a dataset, not a model repository", "another name"]),
     "space of that name": (WRITES, "me/app", ["a space, not a model repository"]),
     "model of another kind": (WRITES, "me/bert", ["holds a model of another kind (bert)", "another name"]),
 }

@@ -26,11 +26,11 @@ class Blocker:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Blocker())
-picture, result = sys.argv[1:]
+image, result = sys.argv[1:]
 model = AutoModelForSemanticSegmentation.from_pretrained("me/retina", trust_remote_code=True)
 processor = AutoImageProcessor.from_pretrained("me/retina", trust_remote_code=True)
 with torch.no_grad():
-    outputs = model(**processor(images=torch.load(picture).numpy(), return_tensors="pt"))
+    outputs = model(**processor(images=torch.load(image).numpy(), return_tensors="pt"))
 maps = processor.post_process_semantic_segmentation(outputs, [(70, 90)], original_ids=True)
 torch.save({"masks": outputs.masks_queries_logits, "classes": outputs.class_queries_logits, "map": maps[0]}, result)
 """
@@ -57,7 +57,7 @@ def test_pushed_interrupted_pushed_again_and_loaded(hub: HubServer, tiny_run: Pa
     process.kill()
     process.communicate(timeout=60)
     assert set(hub.repos["model", "me/retina"].files()) == {".gitattributes"}
-    pictures = len(hub.uploads)
+    images = len(hub.uploads)
 
     # the same command goes on: only what had not arrived is sent
     hub.stall = lambda size: False
@@ -67,15 +67,15 @@ def test_pushed_interrupted_pushed_again_and_loaded(hub: HubServer, tiny_run: Pa
     assert f"{hub.url}/me/retina" in printed and owner["HF_TOKEN"] not in printed + said
     sent = [name for name in hub.repos["model", "me/retina"].files() if name.endswith((".safetensors", ".png"))]
     assert {"model.safetensors", "curves.png"} < set(sent)
-    assert len(hub.uploads) == len(set(hub.uploads)) == len(sent) and pictures < len(sent)
+    assert len(hub.uploads) == len(set(hub.uploads)) == len(sent) and images < len(sent)
 
     # a process without the package, without a token and with an empty cache
-    picture = torch.randint(0, 256, (70, 90, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    torch.save(picture, tmp_path / "picture.pt")
+    image = torch.randint(0, 256, (70, 90, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    torch.save(image, tmp_path / "image.pt")
     (tmp_path / "stranger.py").write_text(STRANGER)
     stranger = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "HF_TOKEN")}
     stranger |= hub.environment(tmp_path / "stranger", token=None)
-    process = start(stranger, str(tmp_path / "stranger.py"), str(tmp_path / "picture.pt"), str(tmp_path / "out.pt"))
+    process = start(stranger, str(tmp_path / "stranger.py"), str(tmp_path / "image.pt"), str(tmp_path / "out.pt"))
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     found = torch.load(tmp_path / "out.pt")
@@ -83,7 +83,7 @@ def test_pushed_interrupted_pushed_again_and_loaded(hub: HubServer, tiny_run: Pa
     model = AutoModelForSemanticSegmentation.from_pretrained(tiny_run)
     processor = AutoImageProcessor.from_pretrained(tiny_run)
     with torch.no_grad():
-        expected = model(**processor(images=picture.numpy(), return_tensors="pt"))
+        expected = model(**processor(images=image.numpy(), return_tensors="pt"))
     assert torch.equal(found["masks"], expected.masks_queries_logits)
     assert torch.equal(found["classes"], expected.class_queries_logits)
     (label_map,) = processor.post_process_semantic_segmentation(expected, [(70, 90)], original_ids=True)
@@ -99,9 +99,9 @@ def test_with_the_package_the_repository_is_a_checkpoint_like_a_folder(
 
     pushed = push(tiny_run, "me/retina")
     monkeypatch.delenv("HF_TOKEN")
-    picture: Any = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
-    there = Segmenter.from_pretrained("me/retina")(picture).label_map
-    assert np.array_equal(there, Segmenter.from_pretrained(str(tiny_run))(picture).label_map)
+    image: Any = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    there = Segmenter.from_pretrained("me/retina")(image).label_map
+    assert np.array_equal(there, Segmenter.from_pretrained(str(tiny_run))(image).label_map)
     model = AutoModelForSemanticSegmentation.from_pretrained("me/retina", revision=pushed.commit)
     assert type(model).__module__.startswith("hf_dinoseg.")
     card = ModelCard.load("me/retina")

@@ -22,7 +22,7 @@ from hf_dinoseg.labels import LabelSpace
 WIDTH, HEIGHT = 83, 150
 
 
-def picture(mode: str = "RGB", size: tuple[int, int] = (WIDTH, HEIGHT)) -> Image.Image:
+def photo(mode: str = "RGB", size: tuple[int, int] = (WIDTH, HEIGHT)) -> Image.Image:
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], len(mode)), np.uint8)
     return Image.fromarray(noise[..., 0] if mode == "L" else noise, mode)
 
@@ -59,7 +59,7 @@ def turned(orientation: int) -> Image.Exif:
     ],
 )
 def test_upper_rows_are_those_of_the_whole_and_no_others_are_decoded(mode: str, options: dict[str, Any]) -> None:
-    data = saved(picture(mode), **options)
+    data = saved(photo(mode), **options)
     whole = np.asarray(read_image(cell(data)))
     for rows in (1, 2, 15, 16, 17, 31, 64, 95, 127, 146):
         upper = read_upper(cell(data), rows, (WIDTH, HEIGHT))
@@ -72,30 +72,30 @@ def test_upper_rows_are_those_of_the_whole_and_no_others_are_decoded(mode: str, 
 def test_the_height_of_the_file_is_told_from_that_of_its_thumbnail() -> None:
     exif = turned(1)
     exif[0x010E] = "thumbnail"
-    data = saved(picture(), exif=b"Exif\x00\x00" + exif.tobytes()[6:] + saved(picture(size=(40, HEIGHT))))
+    data = saved(photo(), exif=b"Exif\x00\x00" + exif.tobytes()[6:] + saved(photo(size=(40, HEIGHT))))
     assert data.count(b"\xff\xc0") >= 2
     assert read_upper(cell(data), 20, (WIDTH, HEIGHT)).size == (WIDTH, 22)
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
-def test_a_turned_picture_comes_whole_and_upright(orientation: int) -> None:
-    data = saved(picture(), exif=turned(orientation))
+def test_a_turned_image_comes_whole_and_upright(orientation: int) -> None:
+    data = saved(photo(), exif=turned(orientation))
     whole = read_image(cell(data))
     assert (np.asarray(read_upper(cell(data), 20, whole.size)) == np.asarray(whole)).all()
 
 
 def test_other_files_come_whole(tmp_path: Path) -> None:
-    picture().save(tmp_path / "a.png")
-    (tmp_path / "a.jpg").write_bytes(saved(picture(), progressive=True))
+    photo().save(tmp_path / "a.png")
+    (tmp_path / "a.jpg").write_bytes(saved(photo(), progressive=True))
     for name in ("a.png", "a.jpg"):
         for form in (str(tmp_path / name), {"path": str(tmp_path / name), "bytes": None}):
             assert (np.asarray(read_upper(form, 20, (WIDTH, HEIGHT))) == np.asarray(read_image(form))).all()
-    (tmp_path / "b.jpg").write_bytes(saved(picture()))
+    (tmp_path / "b.jpg").write_bytes(saved(photo()))
     assert read_upper(str(tmp_path / "b.jpg"), 20, (WIDTH, HEIGHT)).size == (WIDTH, 22)
 
 
 def test_heads_cut_anywhere_are_left_to_the_decoder() -> None:
-    data = saved(picture())
+    data = saved(photo())
     frame = data.index(b"\xff\xc0")
     for length in range(frame + 7):
         assert upper_part(data[:length], 20, HEIGHT) is None
@@ -103,7 +103,7 @@ def test_heads_cut_anywhere_are_left_to_the_decoder() -> None:
 
 
 def test_a_file_cut_short_gives_the_rows_that_it_has_and_never_others() -> None:
-    data = saved(picture())
+    data = saved(photo())
     whole = np.asarray(read_image(cell(data)))
     cut = cell(data[:-3000])
     assert (np.asarray(read_upper(cut, 60, (WIDTH, HEIGHT)))[:60] == whole[:60]).all()
@@ -118,21 +118,21 @@ def test_broken_missing_and_exchanged_files_are_named(tmp_path: Path) -> None:
         (cell(b"\xff\xd8text"), "cannot be read"),
         (str(tmp_path / "none.jpg"), "no such file"),
         ({"path": None, "bytes": None}, "neither a path nor bytes"),
-        (cell(saved(picture(size=(WIDTH, 200)))), r"a\.jpg is 83×200 .*, but was 83×150"),
-        (cell(saved(picture(size=(90, HEIGHT)))), r"a\.jpg is 90×150 .*, but was 83×150"),
+        (cell(saved(photo(size=(WIDTH, 200)))), r"a\.jpg is 83×200 .*, but was 83×150"),
+        (cell(saved(photo(size=(90, HEIGHT)))), r"a\.jpg is 90×150 .*, but was 83×150"),
     ]:
         with pytest.raises(DataError, match=reason):
             read_upper(form, 20, (WIDTH, HEIGHT))
     with pytest.raises(TooLargeError):
-        read_upper(cell(saved(picture())), 20, (WIDTH, HEIGHT), max_pixels=WIDTH * HEIGHT - 1)
+        read_upper(cell(saved(photo())), 20, (WIDTH, HEIGHT), max_pixels=WIDTH * HEIGHT - 1)
 
 
 @pytest.mark.parametrize("rotation", [0.0, 40.0])
-def test_training_samples_are_those_of_whole_pictures(rotation: float, tmp_path: Path) -> None:
+def test_training_samples_are_those_of_whole_images(rotation: float, tmp_path: Path) -> None:
     for folder, kind in (("images", "jpg"), ("masks", "png")):
         for split in ("train", "validation"):
             (tmp_path / folder / split).mkdir(parents=True)
-            image = picture() if kind == "jpg" else Image.fromarray(np.asarray(picture("L")) % 5)
+            image = photo() if kind == "jpg" else Image.fromarray(np.asarray(photo("L")) % 5)
             image.save(tmp_path / folder / split / f"a.{kind}")
     rows = load_folder(tmp_path, "images/{split}", "masks/{split}", "train", "validation")["train"]
     data = prepare_targets(rows, LabelSpace({i: str(i) for i in range(5)}))

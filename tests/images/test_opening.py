@@ -1,4 +1,4 @@
-"""Training, `Segmenter` and pictures by strips read one and the same pixels from a file."""
+"""Training, `Segmenter` and images by strips read one and the same pixels from a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 import hf_dinoseg
 from hf_dinoseg.errors import ImageError
 from hf_dinoseg.images import RowReader, image_size, read_image
-from hf_dinoseg.inference.segmenter import read_picture
+from hf_dinoseg.inference.segmenter import load_image
 
 RNG = np.random.default_rng(0)
 WIDE = RNG.integers(0, 65536, (9, 14)).astype(np.uint16)
@@ -34,8 +34,8 @@ def rows(path: Path) -> np.ndarray:
 
 READERS: dict[str, Callable[[Path], np.ndarray]] = {
     "training": lambda path: np.asarray(read_image(path)),
-    "Segmenter": lambda path: np.asarray(read_picture(path)),
-    "Segmenter, of an open picture": lambda path: np.asarray(read_picture(Image.open(path))),
+    "Segmenter": lambda path: np.asarray(load_image(path)),
+    "Segmenter, of an open image": lambda path: np.asarray(load_image(Image.open(path))),
     "strips": rows,
 }
 
@@ -119,7 +119,7 @@ def test_many_readers_at_once_leave_pillows_limit_as_it_was(tmp_path: Path, monk
 
 
 def test_no_other_code_opens_images() -> None:
-    """Formats, limits and turning are decided in one place; pictures that the package drew itself are its own."""
+    """Formats, limits and turning are decided in one place; images that the package drew itself are its own."""
     package = Path(hf_dinoseg.__file__).parent
     found = {
         path.relative_to(package).as_posix()

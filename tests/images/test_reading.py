@@ -1,4 +1,4 @@
-"""Reading pictures and masks: every way to store ids, written by hand where Pillow would decide for itself."""
+"""Reading images and masks: every way to store ids, written by hand where Pillow would decide for itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hf_dinoseg.labels import LabelSpace
 IDS = np.array([[0, 1, 2, 3, 1], [3, 2, 1, 0, 0], [1, 1, 0, 2, 3]], np.uint8)
 PALETTE = [(0, 0, 0), (200, 0, 0), (0, 200, 0), (0, 0, 200)]
 
-# EXIF 2.32, tag 0x0112: what is to be done to the stored rows and columns to see the picture upright.
+# EXIF 2.32, tag 0x0112: what is to be done to the stored rows and columns to see the image upright.
 UPRIGHT = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -119,17 +119,17 @@ def test_wide_ids_in_tiff_of_either_byte_order() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_exif_orientation_turns_picture_and_mask_alike(orientation: int, kind: str) -> None:
+def test_exif_orientation_turns_image_and_mask_alike(orientation: int, kind: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     mask = Image.fromarray(IDS)
     mask.putpalette(sum(PALETTE, ()))
     stored = cell(saved(mask, kind, exif=exif))
     assert (read_mask(stored) == UPRIGHT[orientation](IDS)).all()
-    picture = cell(saved(mask.convert("RGB"), kind, exif=exif))
-    assert (np.asarray(read_image(picture)) == UPRIGHT[orientation](np.array(PALETTE)[IDS])).all()
+    image = cell(saved(mask.convert("RGB"), kind, exif=exif))
+    assert (np.asarray(read_image(image)) == UPRIGHT[orientation](np.array(PALETTE)[IDS])).all()
     height, width = UPRIGHT[orientation](IDS).shape
-    assert upright_size(stored) == upright_size(picture) == (width, height)
+    assert upright_size(stored) == upright_size(image) == (width, height)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -138,13 +138,13 @@ def test_exif_orientation_of_jpegs(orientation: int) -> None:
     exif[0x0112] = orientation
     stored = np.zeros((32, 48, 3), np.uint8)
     stored[:16, :16] = 255  # one corner: every orientation puts it elsewhere or exchanges the sides
-    picture = cell(saved(Image.fromarray(stored), "JPEG", exif=exif, quality=95))
+    image = cell(saved(Image.fromarray(stored), "JPEG", exif=exif, quality=95))
     expected = UPRIGHT[orientation](stored)
-    assert np.abs(np.asarray(read_image(picture)).astype(int) - expected).max() < 20
-    assert upright_size(picture) == (expected.shape[1], expected.shape[0])
+    assert np.abs(np.asarray(read_image(image)).astype(int) - expected).max() < 20
+    assert upright_size(image) == (expected.shape[1], expected.shape[0])
 
 
-def test_pictures_of_any_mode_become_rgb_of_8_bits() -> None:
+def test_images_of_any_mode_become_rgb_of_8_bits() -> None:
     grey16 = np.array([[0, 0x1234, 0xFFFF]], np.uint16)
     assert np.asarray(read_image(cell(saved(Image.fromarray(grey16), "PNG"))))[0].tolist() == [
         [v] * 3 for v in (0, 18, 255)
@@ -154,9 +154,9 @@ def test_pictures_of_any_mode_become_rgb_of_8_bits() -> None:
         assert image.mode == "RGB" and image.size == (3, 2) and np.asarray(image).min() == 255, mode
 
 
-def test_integer_pictures_of_8_bit_range_are_not_darkened() -> None:
-    picture = cell(saved(Image.fromarray(np.array([[0, 200, 255]], np.int32)), "TIFF"))
-    assert np.asarray(read_image(picture))[0, :, 0].tolist() == [0, 200, 255]
+def test_integer_images_of_8_bit_range_are_not_darkened() -> None:
+    image = cell(saved(Image.fromarray(np.array([[0, 200, 255]], np.int32)), "TIFF"))
+    assert np.asarray(read_image(image))[0, :, 0].tolist() == [0, 200, 255]
     with pytest.raises(DataError, match="run from -5 to 70000"):
         read_image(cell(saved(Image.fromarray(np.array([[-5, 70000]], np.int32)), "TIFF")))
 
@@ -181,7 +181,7 @@ def test_truncated_files_are_named(kind: str, tmp_path: Path) -> None:
 
 def test_missing_empty_and_foreign_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not an image")
     for name, reason in [("empty.png", "0 bytes"), ("text.png", "cannot be read"), ("none.png", "no such file")]:
         for form in (str(tmp_path / name), {"path": str(tmp_path / name), "bytes": None}):
             with pytest.raises(DataError, match=f"{name}.*{reason}"):

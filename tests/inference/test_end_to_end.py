@@ -78,8 +78,8 @@ def test_colours_follow_the_checkpoint_unless_asked_for(checkpoint, photo, tmp_p
     asked = Segmenter.from_pretrained(checkpoint, device="cpu", palette="colorblind")
     assert plain.label_space == SPACE and asked.label_space.colors == safe
     drawn = asked(photo).save(tmp_path / "a.png")
-    with Image.open(drawn) as picture:
-        assert np.array_equal(np.asarray(picture), plain(photo).label_map)  # the ids are the same
+    with Image.open(drawn) as image:
+        assert np.array_equal(np.asarray(image), plain(photo).label_map)  # the ids are the same
     model = tiny_model(palette="colorblind")
     model.save_pretrained(tmp_path / "model")
     DinoSegImageProcessor().save_pretrained(tmp_path / "model")

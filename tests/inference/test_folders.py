@@ -1,4 +1,4 @@
-"""Many pictures through a segmenter: what is on its way is bounded, what is written is whole, an error stays alone."""
+"""Many images through a segmenter: what is on its way is bounded, what is written is whole, an error stays alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SPACE = LabelSpace({4: "dark", 9: "bright"})
 
 
 class Brightness(nn.Module):
-    """Two classes, pixels below and above mid-grey; notes how many pictures it is shown at once."""
+    """Two classes, pixels below and above mid-grey; notes how many images it is shown at once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ def make_jobs(folder: Path, count: int, sizes: tuple[tuple[int, int], ...] = ((9
 
 
 def check(jobs: list[Job]) -> None:
-    """Each result is that of its own picture: brighter than mid-grey or not, worked out from the file."""
+    """Each result is that of its own image: brighter than mid-grey or not, worked out from the file."""
     for job in jobs:
         mean = np.asarray(Image.open(job.source)).astype(float).mean(axis=2)
         ids = np.asarray(Image.open(job.files["ids"]))
@@ -67,7 +67,7 @@ def check(jobs: list[Job]) -> None:
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("mode", ["whole", "slide"])
 @pytest.mark.parametrize("pixels_at_once", [0, 200, 10**6])
-def test_every_picture_gets_its_own_answer(tmp_path, threads, mode, pixels_at_once):
+def test_every_image_gets_its_own_answer(tmp_path, threads, mode, pixels_at_once):
     jobs = make_jobs(tmp_path, 17, sizes=((9, 7), (7, 9), (9, 7), (12, 5)))
     ours = segmenter(mode=mode, window=6, stride=4)
     outcomes = list(segment_files(ours, jobs, threads=threads, pixels_at_once=pixels_at_once))
@@ -78,15 +78,15 @@ def test_every_picture_gets_its_own_answer(tmp_path, threads, mode, pixels_at_on
         assert pixels_at_once or set(ours.model.shown) == {1}
 
 
-def test_pictures_of_one_size_are_shown_together_once_they_are_there(tmp_path, monkeypatch):
-    """The first picture keeps the model until all the others are read: they then come in full batches of four."""
+def test_images_of_one_size_are_shown_together_once_they_are_there(tmp_path, monkeypatch):
+    """The first image keeps the model until all the others are read: they then come in full batches of four."""
     jobs = make_jobs(tmp_path, 9)
     ours = segmenter(batch_size=8)
     read = threading.Semaphore(0)
     prepare, forward = ours.prepare, ours.model.forward
 
-    def prepared(picture):
-        item = prepare(picture)
+    def prepared(image):
+        item = prepare(image)
         read.release()
         return item
 
@@ -110,10 +110,10 @@ def test_what_is_on_its_way_is_bounded_while_writing_is_slow(tmp_path, monkeypat
     prepared, written, most = [], [], []
     prepare, write = ours.prepare, pipeline.write_result
 
-    def counted(picture):
-        prepared.append(picture)
+    def counted(image):
+        prepared.append(image)
         most.append(len(prepared) - len(written))
-        return prepare(picture)
+        return prepare(image)
 
     def slow(*arguments, **named):
         time.sleep(0.005)
@@ -127,7 +127,7 @@ def test_what_is_on_its_way_is_bounded_while_writing_is_slow(tmp_path, monkeypat
 
 
 def test_size_bounds_what_is_on_its_way_and_one_alone_may_be_larger():
-    room = pipeline._Room(pictures=10, size=100)
+    room = pipeline._Room(images=10, size=100)
     assert room.enter(500)  # nobody else is there
     entered = threading.Event()
     thread = threading.Thread(target=lambda: room.enter(60) and entered.set(), daemon=True)
@@ -144,7 +144,7 @@ def test_size_bounds_what_is_on_its_way_and_one_alone_may_be_larger():
     assert refused == [False]
 
 
-def test_an_error_of_the_model_costs_its_own_picture(tmp_path):
+def test_an_error_of_the_model_costs_its_own_image(tmp_path):
     class Choosy(Brightness):
         def forward(self, pixel_values):
             if (pixel_values[:, :, 0, 0] == 1).all(dim=1).any():
@@ -188,7 +188,7 @@ def test_a_killed_run_leaves_whole_files_only(tmp_path):
     command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        for _ in range(6):  # ready, and five pictures
+        for _ in range(6):  # ready, and five images
             process.stdout.readline()
         os.kill(process.pid, signal.SIGKILL)
     done = sorted((tmp_path / "out").glob("*.png"))

@@ -1,4 +1,4 @@
-"""By strips and at once: the same bits; and memory that does not grow with the picture."""
+"""By strips and at once: the same bits; and memory that does not grow with the image."""
 
 from __future__ import annotations
 
@@ -177,8 +177,8 @@ print(highest() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the process's memory from /proc")
-def test_memory_does_not_follow_the_height_of_the_picture(tmp_path):
-    """A picture of 1024 × 2048 first, then of 1024 × 8192: as numbers it takes 72 MiB more, and its scores as much."""
+def test_memory_does_not_follow_the_height_of_the_image(tmp_path):
+    """An image of 1024 × 2048 first, then of 1024 × 8192: as numbers it takes 72 MiB more, and its scores as much."""
     for name, height in (("low", 2048), ("high", 8192)):
         tifffile.imwrite(
             tmp_path / f"{name}.tif",

@@ -47,7 +47,7 @@ class PixelModel(nn.Module):
 MODELS = [QueryModel, PixelModel]
 
 
-def pictures(batch: int, height: int, width: int) -> torch.Tensor:
+def photos(batch: int, height: int, width: int) -> torch.Tensor:
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(height * 100 + width))
 
 
@@ -57,7 +57,7 @@ def upsample(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 @torch.no_grad()
 def scores_from_definition(model: nn.Module, image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """(C, H, W) of one picture (3, h, w), written out from the formula."""
+    """(C, H, W) of one image (3, h, w), written out from the formula."""
     outputs = model(pixel_values=image[None])
     if hasattr(outputs, "logits"):
         return upsample(outputs.logits, size).softmax(1)[0]
@@ -67,7 +67,7 @@ def scores_from_definition(model: nn.Module, image: torch.Tensor, size: tuple[in
 
 
 def slide_from_definition(model: nn.Module, image: torch.Tensor, window: int, stride: int) -> torch.Tensor:
-    """The field's plain loop: one window at a time, its end clipped to the picture and its start moved to match."""
+    """The field's plain loop: one window at a time, its end clipped to the image and its start moved to match."""
     _, height, width = image.shape
     rows = max(height - window + stride - 1, 0) // stride + 1
     columns = max(width - window + stride - 1, 0) // stride + 1
@@ -103,13 +103,13 @@ def test_windows_that_leave_gaps_are_refused(window, stride):
     with pytest.raises(ValueError, match="must all be at least 1|would be left out"):
         window_positions(10, window, stride)
     with pytest.raises(ValueError, match="must all be at least 1|would be left out"):
-        predict_scores(QueryModel(), pictures(1, 8, 8), mode="slide", window=window, stride=stride)
+        predict_scores(QueryModel(), photos(1, 8, 8), mode="slide", window=window, stride=stride)
 
 
 def test_unknown_mode_is_refused():
     for function in (predict_scores, predict_label_map):
         with pytest.raises(ValueError, match="'tiles' is not known; it is one of whole, slide"):
-            function(QueryModel(), pictures(1, 8, 8), mode="tiles")
+            function(QueryModel(), photos(1, 8, 8), mode="tiles")
 
 
 @pytest.mark.parametrize("make_model", MODELS)
@@ -119,7 +119,7 @@ def test_unknown_mode_is_refused():
 )
 def test_slide_equals_the_plain_loop(make_model, height, width, window, stride):
     model = make_model()
-    images = pictures(2, height, width)
+    images = photos(2, height, width)
     expected = torch.stack([slide_from_definition(model, image, window, stride) for image in images])
     for batch_size in (1, 3, 100):
         scores = predict_scores(model, images, "slide", window, stride, batch_size)
@@ -127,15 +127,15 @@ def test_slide_equals_the_plain_loop(make_model, height, width, window, stride):
         assert torch.allclose(scores, expected, atol=1e-5)
 
 
-def test_windows_are_batched_over_positions_and_pictures():
+def test_windows_are_batched_over_positions_and_images():
     model = QueryModel()
-    predict_scores(model, pictures(2, 16, 30), "slide", window=16, stride=7, batch_size=4)  # 1 x 3 windows each
+    predict_scores(model, photos(2, 16, 30), "slide", window=16, stride=7, batch_size=4)  # 1 x 3 windows each
     assert model.batches == [(4, 3, 16, 16), (2, 3, 16, 16)]
 
 
 def test_stride_is_two_thirds_of_the_window_unless_given():
     with_default, given = QueryModel(), QueryModel()
-    images = pictures(1, 40, 40)
+    images = photos(1, 40, 40)
     assert torch.equal(
         predict_scores(with_default, images, "slide", window=24), predict_scores(given, images, "slide", 24, 16)
     )
@@ -144,7 +144,7 @@ def test_stride_is_two_thirds_of_the_window_unless_given():
 @pytest.mark.parametrize("make_model", MODELS)
 def test_whole_scores_follow_the_definition(make_model):
     model = make_model()
-    images = pictures(2, 21, 34)
+    images = photos(2, 21, 34)
     expected = torch.stack([scores_from_definition(model, image, (21, 34)) for image in images])
     assert torch.allclose(predict_scores(model, images), expected, atol=1e-5)
 
@@ -153,7 +153,7 @@ def test_whole_scores_follow_the_definition(make_model):
 @pytest.mark.parametrize("target", [None, (50, 61), (11, 13)])
 def test_whole_label_map_is_the_argmax_of_scores_at_the_target_size(make_model, target):
     model = make_model()
-    images = pictures(2, 24, 36)
+    images = photos(2, 24, 36)
     expected = torch.stack([scores_from_definition(model, image, target or (24, 36)) for image in images])
     labels, scores = predict_best(model, images, target)
     assert labels.dtype == torch.int64
@@ -167,7 +167,7 @@ def test_whole_label_map_is_the_argmax_of_scores_at_the_target_size(make_model, 
 def test_slide_label_map_is_the_argmax_of_resized_scores(target, strip, monkeypatch):
     monkeypatch.setattr("hf_dinoseg.models.semantic_scores.CACHED_VALUES", strip)
     model = QueryModel()
-    images = pictures(2, 24, 36)
+    images = photos(2, 24, 36)
     scores = torch.stack([slide_from_definition(model, image, 16, 11) for image in images])
     resized = upsample(scores, target or (24, 36))
     labels, best = predict_best(model, images, target, "slide", 16, 11)
@@ -175,9 +175,9 @@ def test_slide_label_map_is_the_argmax_of_resized_scores(target, strip, monkeypa
     assert torch.allclose(best, resized.amax(1), atol=1e-5)
 
 
-def test_picture_without_batch_dimension_gives_a_batch_of_one():
+def test_image_without_batch_dimension_gives_a_batch_of_one():
     model = QueryModel()
-    image = pictures(1, 20, 24)
+    image = photos(1, 20, 24)
     labels = predict_label_map(model, image[0], (30, 31))
     assert labels.shape == (1, 30, 31)
     assert torch.equal(labels, predict_label_map(model, image, (30, 31)))
@@ -189,7 +189,7 @@ def test_low_precision_outputs_are_summed_in_float32():
             return SimpleNamespace(**{k: v.bfloat16() for k, v in vars(super().forward(pixel_values)).items()})
 
     model = Half()
-    images = pictures(1, 20, 24)
+    images = photos(1, 20, 24)
     for mode in ("whole", "slide"):
         scores = predict_scores(model, images, mode, 16, 11)
         exact = predict_scores(QueryModel(), images, mode, 16, 11)
@@ -200,14 +200,14 @@ def test_low_precision_outputs_are_summed_in_float32():
 
 
 def test_no_gradient_is_recorded():
-    assert not predict_scores(QueryModel(), pictures(1, 8, 8)).requires_grad
+    assert not predict_scores(QueryModel(), photos(1, 8, 8)).requires_grad
 
 
 @pytest.mark.parametrize("make_model", MODELS)
 @pytest.mark.parametrize(("height", "width"), [(37, 53), (9, 40), (12, 10)])
 def test_smooth_blending_is_the_weighted_mean_of_windows(make_model, height, width):
     model, window, stride = make_model(), 16, 11
-    image = pictures(1, height, width)
+    image = photos(1, height, width)
     tall, wide = min(window, height), min(window, width)
     bell = [0.001 + 0.999 * np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in (tall, wide)]
     weight = torch.from_numpy(np.outer(*bell)).float()
@@ -228,16 +228,16 @@ def test_smooth_blending_is_the_weighted_mean_of_windows(make_model, height, wid
 @pytest.mark.parametrize("target", [(24, 36), (50, 61)])
 def test_augmentation_is_the_mean_over_sizes_and_mirror_images(make_model, mode, target):
     model = make_model()
-    image = pictures(1, 24, 36)
+    image = photos(1, 24, 36)
     expected = []
     for scale in (0.75, 1.0, 1.25):
         size = (round(24 * scale), round(36 * scale))
         resized = F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=scale < 1)
-        for picture, back in ((resized, ()), (resized.flip(-1), (-1,))):
+        for photo, back in ((resized, ()), (resized.flip(-1), (-1,))):
             if mode == "whole":
-                scores = scores_from_definition(model, picture[0], target)
+                scores = scores_from_definition(model, photo[0], target)
             else:
-                scores = upsample(slide_from_definition(model, picture[0], 16, 11)[None], target)[0]
+                scores = upsample(slide_from_definition(model, photo[0], 16, 11)[None], target)[0]
             expected.append(scores.flip(back))
     mean = torch.stack(expected).mean(0)
     settings = {"mode": mode, "window": 16, "stride": 11, "tta": {"scales": [0.75, 1, 1.25], "flip": True}}
@@ -248,12 +248,12 @@ def test_augmentation_is_the_mean_over_sizes_and_mirror_images(make_model, mode,
 
 
 def test_scores_can_be_collected_on_another_device():
-    assert predict_scores(QueryModel(), pictures(1, 8, 8), output_device="meta").device.type == "meta"
+    assert predict_scores(QueryModel(), photos(1, 8, 8), output_device="meta").device.type == "meta"
 
 
-def test_a_picture_too_large_to_be_seen_whole_is_refused(monkeypatch):
+def test_an_image_too_large_to_be_seen_whole_is_refused(monkeypatch):
     monkeypatch.setattr("hf_dinoseg.inference.predict.WHOLE_MAX_PIXELS", 100)
-    predict_label_map(QueryModel(), pictures(1, 10, 10))
+    predict_label_map(QueryModel(), photos(1, 10, 10))
     with pytest.raises(ValueError, match="11×10 pixels is too large to be seen whole.*mode slide"):
-        predict_label_map(QueryModel(), pictures(1, 10, 11))
-    assert predict_label_map(QueryModel(), pictures(1, 10, 11), mode="slide", window=8).shape == (1, 10, 11)
+        predict_label_map(QueryModel(), photos(1, 10, 11))
+    assert predict_label_map(QueryModel(), photos(1, 10, 11), mode="slide", window=8).shape == (1, 10, 11)

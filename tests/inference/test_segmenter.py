@@ -47,34 +47,34 @@ def segmenter() -> Segmenter:
 
 def half_and_half(height: int = 6, width: int = 8) -> np.ndarray:
     """Left half dark, right half bright, and a top row of middling pixels."""
-    picture = np.full((height, width, 3), 20, np.uint8)
-    picture[:, width // 2 :] = 230
-    picture[0] = 130
-    return picture
+    photo = np.full((height, width, 3), 20, np.uint8)
+    photo[:, width // 2 :] = 230
+    photo[0] = 130
+    return photo
 
 
-def expected_ids(picture: np.ndarray) -> np.ndarray:
-    return np.where(picture[..., 0] < 128, 4, 9)
+def expected_ids(photo: np.ndarray) -> np.ndarray:
+    return np.where(photo[..., 0] < 128, 4, 9)
 
 
 def test_answers_in_original_ids_with_scores(segmenter):
-    picture = half_and_half()
-    result = segmenter(picture)
-    assert np.array_equal(result.label_map, expected_ids(picture))
+    photo = half_and_half()
+    result = segmenter(photo)
+    assert np.array_equal(result.label_map, expected_ids(photo))
     assert result.label_map.dtype == np.uint8
     assert result.scores.dtype == np.float32 and result.scores.shape == result.label_map.shape
     assert (result.scores[1:] > 0.9).all() and (result.scores[0] < 0.6).all()
 
 
 def test_path_image_array_and_list_give_the_same(segmenter, tmp_path):
-    picture = half_and_half()
+    photo = half_and_half()
     file = tmp_path / "photo.png"
-    Image.fromarray(picture).save(file)
-    results = segmenter([file, str(file), Image.fromarray(picture), picture])
+    Image.fromarray(photo).save(file)
+    results = segmenter([file, str(file), Image.fromarray(photo), photo])
     assert isinstance(results, list)
     for result in (*results, segmenter(file)):
-        assert np.array_equal(result.label_map, expected_ids(picture))
-        assert np.array_equal(np.asarray(result.image), picture)
+        assert np.array_equal(result.label_map, expected_ids(photo))
+        assert np.array_equal(np.asarray(result.image), photo)
     assert segmenter([]) == []
 
 
@@ -84,40 +84,40 @@ def test_exif_orientation_is_applied_to_files_and_images(segmenter, tmp_path):
     exif[0x0112] = 6  # stored on its side: the viewer turns it 90 degrees clockwise
     file = tmp_path / "photo.png"
     Image.fromarray(np.rot90(upright, 1).copy()).save(file, exif=exif)
-    for picture in (file, Image.open(file)):
-        result = segmenter(picture)
+    for photo in (file, Image.open(file)):
+        result = segmenter(photo)
         assert np.array_equal(result.label_map, expected_ids(upright))
         assert np.array_equal(np.asarray(result.image), upright)
 
 
-def test_grey_and_transparent_pictures_are_taken(segmenter):
-    picture = half_and_half()
-    for image in (picture[..., 0], Image.fromarray(picture[..., 0]), Image.fromarray(picture).convert("RGBA")):
-        assert np.array_equal(segmenter(image).label_map, expected_ids(picture))
+def test_grey_and_transparent_images_are_taken(segmenter):
+    photo = half_and_half()
+    for image in (photo[..., 0], Image.fromarray(photo[..., 0]), Image.fromarray(photo).convert("RGBA")):
+        assert np.array_equal(segmenter(image).label_map, expected_ids(photo))
 
 
-def test_label_map_has_the_photographs_size_whatever_the_processor_does():
-    picture = half_and_half(24, 32)
-    picture[0] = picture[1]
+def test_label_map_has_the_images_size_whatever_the_processor_does():
+    photo = half_and_half(24, 32)
+    photo[0] = photo[1]
     segmenter = Segmenter(Brightness(), process_at_half_size, SPACE)
-    assert np.array_equal(segmenter(picture).label_map, expected_ids(picture))
+    assert np.array_equal(segmenter(photo).label_map, expected_ids(photo))
 
 
 @pytest.mark.parametrize(("mode", "window", "stride"), [("whole", None, None), ("slide", 8, 5)])
 def test_same_answer_as_evaluation(mode, window, stride):
-    picture = np.random.default_rng(0).integers(0, 256, (21, 19, 3), dtype=np.uint8)
+    photo = np.random.default_rng(0).integers(0, 256, (21, 19, 3), dtype=np.uint8)
     model = Brightness()
-    result = Segmenter(model, process_at_half_size, SPACE, mode, window, stride)(picture)
-    pixel_values = process_at_half_size(Image.fromarray(picture), "pt")["pixel_values"][0]
+    result = Segmenter(model, process_at_half_size, SPACE, mode, window, stride)(photo)
+    pixel_values = process_at_half_size(Image.fromarray(photo), "pt")["pixel_values"][0]
     labels = predict_label_map(model, pixel_values, (21, 19), mode, window, stride)
     assert np.array_equal(result.label_map, SPACE.decode(labels[0].numpy()))
 
 
 def test_unsure_pixels_become_void_below_the_threshold():
-    picture = half_and_half()
-    result = Segmenter(Brightness(), process, SPACE, background_threshold=0.7)(picture)
+    photo = half_and_half()
+    result = Segmenter(Brightness(), process, SPACE, background_threshold=0.7)(photo)
     assert (result.label_map[0] == 200).all()
-    assert np.array_equal(result.label_map[1:], expected_ids(picture)[1:])
+    assert np.array_equal(result.label_map[1:], expected_ids(photo)[1:])
 
 
 def test_model_is_put_into_evaluation_mode():
@@ -152,7 +152,7 @@ def test_ids_beyond_a_byte_are_saved_too(tmp_path):
     assert np.asarray(Image.open(result.save(tmp_path / "a.png"))).tolist() == [[4, 999]]
 
 
-def test_what_is_no_picture_is_refused(segmenter, tmp_path):
+def test_what_is_no_image_is_refused(segmenter, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.jpg: there is no such file"):
         segmenter("nowhere.jpg")
     broken = tmp_path / "broken.png"
@@ -161,10 +161,10 @@ def test_what_is_no_picture_is_refused(segmenter, tmp_path):
     with pytest.raises(ValueError, match="broken.png: cannot be read as an image"):
         segmenter(broken)
     for array in (np.zeros((4, 4, 3)), np.zeros((2, 4, 4, 3), np.uint8), np.zeros((3, 4, 4), np.uint8)):
-        with pytest.raises(ValueError, match="is no picture"):
+        with pytest.raises(ValueError, match="is no image"):
             segmenter(array)
 
 
-def test_bad_window_is_refused_before_any_picture():
+def test_bad_window_is_refused_before_any_image():
     with pytest.raises(ValueError, match="would be left out"):
         Segmenter(Brightness(), process, SPACE, "slide", window=8, stride=9)

@@ -23,11 +23,11 @@ def test_what_is_no_setting_is_refused(tta, told):
 
 
 def test_a_view_is_resized_as_pillow_does_it_and_then_mirrored():
-    picture = np.random.default_rng(0).random((20, 31), dtype=np.float32)
-    pixel_values = torch.from_numpy(picture).expand(1, 3, -1, -1)
+    image = np.random.default_rng(0).random((20, 31), dtype=np.float32)
+    pixel_values = torch.from_numpy(image).expand(1, 3, -1, -1)
     for scale in (0.5, 0.75, 1.0, 1.25):
         size = (round(31 * scale), round(20 * scale))
-        expected = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
+        expected = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
         assert np.allclose(View(scale).of(pixel_values)[0, 1].numpy(), expected, atol=1e-5)
         assert np.allclose(View(scale, True).of(pixel_values)[0, 1].numpy(), expected[:, ::-1], atol=1e-5)
     assert View().of(pixel_values) is pixel_values

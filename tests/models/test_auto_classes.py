@@ -34,31 +34,29 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def photograph(folder: Path) -> Path:
-    path = folder / "photograph.png"
+def image(folder: Path) -> Path:
+    path = folder / "image.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(path)
     return path
 
 
-def test_auto_classes_know_the_folder(folder: Path, photograph: Path) -> None:
+def test_auto_classes_know_the_folder(folder: Path, image: Path) -> None:
     assert AutoConfig.from_pretrained(folder).id2label == SPACE.id2label
     model = AutoModelForSemanticSegmentation.from_pretrained(folder)
     processor = AutoImageProcessor.from_pretrained(folder)
     assert type(model) is DinoSegForSemanticSegmentation and type(processor) is DinoSegImageProcessor
     with torch.no_grad():
-        outputs = model(**processor(images=Image.open(photograph), return_tensors="pt"))
+        outputs = model(**processor(images=Image.open(image), return_tensors="pt"))
     (label_map,) = processor.post_process_semantic_segmentation(outputs, [(50, 70)], original_ids=True)
     assert label_map.shape == (50, 70) and set(label_map.unique().tolist()) <= {0, 3, 9}
 
 
-def test_the_pipeline_answers_with_class_names(
-    folder: Path, photograph: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    segments = pipeline("image-segmentation", model=str(folder))(str(photograph))
+def test_the_pipeline_answers_with_class_names(folder: Path, image: Path, caplog: pytest.LogCaptureFixture) -> None:
+    segments = pipeline("image-segmentation", model=str(folder))(str(image))
     model = AutoModelForSemanticSegmentation.from_pretrained(folder)
     processor = AutoImageProcessor.from_pretrained(folder)
     with torch.no_grad():
-        outputs = model(**processor(images=Image.open(photograph), return_tensors="pt"))
+        outputs = model(**processor(images=Image.open(image), return_tensors="pt"))
     (label_map,) = processor.post_process_semantic_segmentation(outputs, [(50, 70)])
     assert {s["label"] for s in segments} == {SPACE.id2label[i] for i in label_map.unique().tolist()}
     for segment in segments:
@@ -97,13 +95,13 @@ class Blocker:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Blocker())
-folder, photograph, result = sys.argv[1:]
+folder, image, result = sys.argv[1:]
 model = AutoModelForSemanticSegmentation.from_pretrained(folder, trust_remote_code=True)
 processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
 with torch.no_grad():
-    outputs = model(**processor(images=Image.open(photograph), return_tensors="pt"))
+    outputs = model(**processor(images=Image.open(image), return_tensors="pt"))
 label_map = processor.post_process_semantic_segmentation(outputs, [(50, 70)], original_ids=True)[0]
-segments = pipeline("image-segmentation", model=folder, trust_remote_code=True)(photograph)
+segments = pipeline("image-segmentation", model=folder, trust_remote_code=True)(image)
 assert not any(name.split(".")[0] == "hf_dinoseg" for name in sys.modules)
 model.save_pretrained(result)
 processor.save_pretrained(result)
@@ -112,7 +110,7 @@ torch.save({"masks": outputs.masks_queries_logits, "classes": outputs.class_quer
 """
 
 
-def test_the_code_that_travels_with_a_checkpoint_gives_the_same(folder: Path, photograph: Path, tmp_path: Path) -> None:
+def test_the_code_that_travels_with_a_checkpoint_gives_the_same(folder: Path, image: Path, tmp_path: Path) -> None:
     """A process that cannot import the package loads, runs, and saves again a folder that loads here."""
     result = tmp_path / "again"
     result.mkdir()
@@ -121,7 +119,7 @@ def test_the_code_that_travels_with_a_checkpoint_gives_the_same(folder: Path, ph
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     environment.update(HF_HUB_OFFLINE="1", HF_MODULES_CACHE=str(tmp_path / "modules"), OMP_NUM_THREADS="1")
     done = subprocess.run(
-        [sys.executable, str(script), str(folder), str(photograph), str(result)],
+        [sys.executable, str(script), str(folder), str(image), str(result)],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -135,9 +133,9 @@ def test_the_code_that_travels_with_a_checkpoint_gives_the_same(folder: Path, ph
     model = AutoModelForSemanticSegmentation.from_pretrained(folder)
     processor = AutoImageProcessor.from_pretrained(folder)
     with torch.no_grad():
-        outputs = model(**processor(images=Image.open(photograph), return_tensors="pt"))
+        outputs = model(**processor(images=Image.open(image), return_tensors="pt"))
         again = AutoModelForSemanticSegmentation.from_pretrained(result)
-        repeated = again(**processor(images=Image.open(photograph), return_tensors="pt"))
+        repeated = again(**processor(images=Image.open(image), return_tensors="pt"))
     assert torch.equal(found["masks"], outputs.masks_queries_logits)
     assert torch.equal(found["classes"], outputs.class_queries_logits)
     assert torch.equal(repeated.masks_queries_logits, outputs.masks_queries_logits)

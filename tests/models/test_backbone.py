@@ -79,7 +79,7 @@ def test_gradients_of_the_features_are_those_of_the_full_model(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("registers", [0, 4])
-def test_dinov2_features_of_a_picture_padded_to_whole_patches(registers: int, tmp_path: Path) -> None:
+def test_dinov2_features_of_an_image_padded_to_whole_patches(registers: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     fields = {k: v for k, v in DINOV2.items() if k != "model_type"}
     if registers:
@@ -129,7 +129,7 @@ def test_freezing_can_be_undone() -> None:
 
 @pytest.mark.parametrize("backbone", [TINY_VIT, DINOV2, CONVNEXT], ids=lambda c: str(c["model_type"]))
 def test_a_backbone_in_half_precision_keeps_its_rotary_frequencies(backbone: dict[str, Any]) -> None:
-    """And takes pictures in any type: a convolution takes its own only."""
+    """And takes images in any type: a convolution takes its own only."""
     model = from_backbone(backbone, backbone_dtype="bfloat16")
     assert {p.dtype for p in model.backbone.parameters()} == {torch.bfloat16}
     assert {b.dtype for b in model.backbone.buffers()} <= {torch.float32, torch.int64}

@@ -23,12 +23,12 @@ def processor() -> DinoSegImageProcessor:
     return DinoSegImageProcessor(label_space=SPACE.to_dict())
 
 
-def picture(height: int = 5, width: int = 7) -> np.ndarray:
+def photo(height: int = 5, width: int = 7) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def test_pixels_are_normalised_and_not_resized(processor: DinoSegImageProcessor) -> None:
-    array = picture()
+    array = photo()
     expected = ((array / 255 - MEAN) / STD).transpose(2, 0, 1)
     for image in (Image.fromarray(array), array, array.transpose(2, 0, 1), torch.from_numpy(array)):
         pixels = processor(images=image, return_tensors="pt")["pixel_values"]
@@ -38,24 +38,24 @@ def test_pixels_are_normalised_and_not_resized(processor: DinoSegImageProcessor)
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "LA", "CMYK"])
 def test_any_image_mode_becomes_three_channels(processor: DinoSegImageProcessor, mode: str) -> None:
-    image = Image.fromarray(picture()).convert(mode)
+    image = Image.fromarray(photo()).convert(mode)
     expected = ((np.asarray(image.convert("RGB")) / 255 - MEAN) / STD).transpose(2, 0, 1)
     pixels = processor(images=image, return_tensors="pt")["pixel_values"][0]
     assert np.allclose(pixels.numpy(), expected, atol=1e-5)
 
 
 def test_lists_and_grey_arrays(processor: DinoSegImageProcessor) -> None:
-    pixels = processor(images=[Image.fromarray(picture()), picture()], return_tensors="pt")["pixel_values"]
+    pixels = processor(images=[Image.fromarray(photo()), photo()], return_tensors="pt")["pixel_values"]
     assert pixels.shape == (2, 3, 5, 7)
-    different = processor(images=[picture(5, 7), picture(6, 9)])["pixel_values"]
+    different = processor(images=[photo(5, 7), photo(6, 9)])["pixel_values"]
     assert [image.shape for image in different] == [(3, 5, 7), (3, 6, 9)]
-    grey = picture()[..., 0]
+    grey = photo()[..., 0]
     pixels = processor(images=grey, return_tensors="pt")["pixel_values"]
     assert np.allclose(pixels[0, 1].numpy(), (grey / 255 - MEAN[1]) / STD[1], atol=1e-5)
 
 
 def test_it_resizes_when_asked(processor: DinoSegImageProcessor) -> None:
-    image = Image.fromarray(picture(20, 40))
+    image = Image.fromarray(photo(20, 40))
     pixels = processor(images=image, do_resize=True, size={"shortest_edge": 10}, return_tensors="pt")["pixel_values"]
     assert pixels.shape == (1, 3, 10, 20)
     square = DinoSegImageProcessor(do_resize=True, size={"height": 8, "width": 6})

@@ -438,7 +438,7 @@ def test_synthetic_data_has_its_own_fields(minimal: Path) -> None:
     assert "data.source: missing; write one of folder, table, hub, parquet" in the_fault(minimal, "data={root: x}")
 
 
-def test_a_share_of_all_pictures_needs_no_name_for_them(minimal: Path) -> None:
+def test_a_share_of_all_images_needs_no_name_for_them(minimal: Path) -> None:
     data = load_recipe(minimal, ["data.image=photos", "data.mask=labels", "data.validation=0.2"]).data
     assert isinstance(data, FolderData) and data.train is None and data.validation == 0.2
     assert load_recipe(minimal, ["data.validation=0.2"]).data.train == "train"  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Packaged labels against what the data sets' own documents say."""
+"""Packaged labels against what the datasets' own documents say."""
 
 from __future__ import annotations
 

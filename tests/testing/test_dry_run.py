@@ -17,7 +17,7 @@ from hf_dinoseg.images import read_image, read_mask
 from hf_dinoseg.labels import LabelSpace
 from hf_dinoseg.recipe import Recipe
 from hf_dinoseg.testing.dry_run import dry_run, rehearsal, small_backbone
-from hf_dinoseg.testing.generated_data import PICTURE_SIZE, draw_mask, mimic_source
+from hf_dinoseg.testing.generated_data import IMAGE_SIZE, draw_mask, mimic_source
 
 SOURCES: dict[str, dict[str, Any]] = {
     "folders": {"source": "folder", "root": "/nowhere"},
@@ -71,7 +71,7 @@ def test_generated_data_is_read_by_the_recipes_own_source(
     assert len(data["train"]) >= 2 and len(data["validation"]) >= 1
     for row in [*data["train"], *data["validation"]]:
         mask = read_mask(row["mask"])
-        assert read_image(row["image"]).size == PICTURE_SIZE == mask.shape[::-1]
+        assert read_image(row["image"]).size == IMAGE_SIZE == mask.shape[::-1]
         assert set(np.unique(mask)) == {0, 1, 2, 4, 9, 255}
         checked.labels.encode(mask)
     assert list(tmp_path.iterdir()) == [folder]  # a name of the recipe never leads out

@@ -92,7 +92,7 @@ def test_a_run_with_an_average_is_resumed_to_the_same_weights(tmp_path: Path, wr
     assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
-def test_pretrained_weights_are_read_in_the_type_and_the_head_sees_pictures_in_full(
+def test_pretrained_weights_are_read_in_the_type_and_the_head_sees_images_in_full(
     tmp_path: Path, write_tiny_recipe: WriteRecipe
 ) -> None:
     path = write_tiny_recipe(tmp_path)

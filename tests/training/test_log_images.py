@@ -1,4 +1,4 @@
-"""What a run shows while it goes: figures in its log, pictures in its folder and in TensorBoard."""
+"""What a run shows while it goes: figures in its log, images in its folder and in TensorBoard."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from transformers.integrations import TrackioCallback, WandbCallback
 
 from hf_dinoseg import load_recipe
 from hf_dinoseg.run import train
-from hf_dinoseg.training.log_images import report_pictures
+from hf_dinoseg.training.log_images import report_images
 from hf_dinoseg.training.step_log import StepLog
 
 
@@ -34,7 +34,7 @@ def test_a_run_draws_its_curves_and_tensorboard_holds_the_panels_of_every_evalua
     kinds = ("loss_class", "loss_mask", "loss_dice", "matched_queries", "nonfinite_costs")
     for entry in entries:
         assert set(kinds) | {"learning_rate", "learning_rate_backbone", "images_per_second"} <= entry.keys()
-        assert entry["images_per_second"] > 2 / seconds  # a step of two pictures took less than the whole run
+        assert entry["images_per_second"] > 2 / seconds  # a step of two images took less than the whole run
         assert "gpu_memory_gb" not in entry  # a CPU counts none
 
     boards = [
@@ -44,7 +44,7 @@ def test_a_run_draws_its_curves_and_tensorboard_holds_the_panels_of_every_evalua
     panels = {f"panels/{path.stem}": path for path in (folder / "panels" / "step-000002").glob("*.png")}
     assert len(panels) == 2 and {*panels, "confusion", "curves"} == set(board.Tags()["images"])
     assert {"train/loss_dice", "train/images_per_second", "eval/mean_iou"} <= set(board.Tags()["scalars"])
-    for name, path in panels.items():  # the same pictures at each evaluation, as they lie in the folder
+    for name, path in panels.items():  # the same images at each evaluation, as they lie in the folder
         events = board.Images(name)
         assert [event.step for event in events][:2] == [2, 4]
         shown = np.asarray(Image.open(io.BytesIO(events[0].encoded_image_string)).convert("RGB"))
@@ -52,7 +52,7 @@ def test_a_run_draws_its_curves_and_tensorboard_holds_the_panels_of_every_evalua
 
 
 class Recorder:
-    """Stands for the modules wandb and trackio, as far as pictures go: `Image(path, caption=…)` and `log({…})`."""
+    """Stands for the modules wandb and trackio, as far as images go: `Image(path, caption=…)` and `log({…})`."""
 
     def __init__(self):
         self.logged = []
@@ -64,15 +64,15 @@ class Recorder:
         self.logged.append(values)
 
 
-def test_wandb_and_trackio_are_given_the_pictures_by_their_own_calls(tmp_path):
+def test_wandb_and_trackio_are_given_the_images_by_their_own_calls(tmp_path):
     Image.new("RGB", (4, 3)).save(tmp_path / "one.png")
     for kind, attribute in ((WandbCallback, "_wandb"), (TrackioCallback, "_trackio")):
         callback, module = kind.__new__(kind), Recorder()  # their constructors look for the libraries
         setattr(callback, attribute, module)
-        report_pictures([callback], {"panels/one": tmp_path / "one.png"}, step=7)
+        report_images([callback], {"panels/one": tmp_path / "one.png"}, step=7)
         image = ("image", str(tmp_path / "one.png"), "one")
         assert module.logged == [{"panels/one": image, "train/global_step": 7}]
-        report_pictures([callback], {}, step=8)
+        report_images([callback], {}, step=8)
         assert len(module.logged) == 1
 
 
@@ -82,7 +82,7 @@ def test_images_per_second_are_of_all_processes_and_leave_pauses_out(monkeypatch
     log = StepLog(torch.device("cpu"), accumulation_steps=2, processes=3)
     assert log.entries() == {}
     log.start()
-    for _ in range(4):  # two steps of two batches of 5 pictures, on each of three processes: 60 pictures
+    for _ in range(4):  # two steps of two batches of 5 images, on each of three processes: 60 images
         now[0] += 2.0
         log.add({"loss": torch.tensor(9.0), "loss_mask": torch.tensor(1.5), "matched_queries": 3}, images=5)
     with log.paused():

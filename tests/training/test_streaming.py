@@ -49,7 +49,7 @@ def test_in_order_a_stream_trains_as_the_map_style_set_does(tmp_path, write_tiny
 
 
 def test_two_processes_train_on_shards_of_their_own(tmp_path, write_tiny_recipe):
-    """Each draws three of the six pictures, and both together count in the step."""
+    """Each draws three of the six images, and both together count in the step."""
     recipe = write_tiny_recipe(tmp_path)
     script = tmp_path / "run.py"
     script.write_text(
@@ -89,7 +89,7 @@ def test_a_parquet_stream_from_doctor_to_metrics(tmp_path, write_tiny_recipe, ca
     rows = build_source(load_recipe(write_tiny_recipe(tmp_path)))
     (tmp_path / "data").mkdir()
     train_rows = rows["train"].to_list()
-    train_rows[4]["image"]["bytes"] = b"no picture"
+    train_rows[4]["image"]["bytes"] = b"no image"
     rows["train"].from_list(train_rows, features=rows["train"].features).to_parquet(tmp_path / "data/train-0.parquet")
     rows["validation"].to_parquet(tmp_path / "data" / "validation-0.parquet")
     source = f"data={{source: parquet, root: {tmp_path / 'data'}, id_column: id, crop_size: 64, on_bad_sample: skip}}"

@@ -103,7 +103,7 @@ def test_palette_file_holds_the_ids_and_shows_the_colours():
     assert np.array_equal(np.asarray(read.convert("RGB")), colorize(ids, space))
 
 
-def test_ids_above_255_go_to_16_bit_grey_whatever_the_picture_holds():
+def test_ids_above_255_go_to_16_bit_grey_whatever_the_image_holds():
     space = LabelSpace({i: f"c{i}" for i in range(300)})  # void is 65535
     for ids in (np.array([[0, 299]]), np.array([[1, 65535]]), np.array([[0, 1]])):
         stream = io.BytesIO()
@@ -121,7 +121,7 @@ def test_ids_that_no_png_holds_are_refused():
 @pytest.mark.parametrize("eye", DICHROMATS)
 @pytest.mark.parametrize(("count", "least"), [(8, 16), (12, 16), (20, 10), (30, 7)])
 def test_colour_blind_eyes_tell_the_palette_apart(eye, count, least):
-    # ids 0 to count - 1, with the reds and greens of a data set that cares for nobody
+    # ids 0 to count - 1, with the reds and greens of a dataset that cares for nobody
     space = LabelSpace(
         {i: f"c{i}" for i in range(count)}, colors={i: (40 + 5 * i, 180 - 4 * i, 30) for i in range(count)}
     )

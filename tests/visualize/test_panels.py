@@ -12,13 +12,13 @@ SPACE = LabelSpace({0: "background", 1: "artery", 2: "vein", 3: "disc"}, ignore=
 COLORS = class_colors(SPACE)
 
 
-def colors_in(picture: np.ndarray) -> set[tuple[int, ...]]:
-    return {tuple(c) for c in np.unique(picture.reshape(-1, 3), axis=0).tolist()}
+def colors_in(photo: np.ndarray) -> set[tuple[int, ...]]:
+    return {tuple(c) for c in np.unique(photo.reshape(-1, 3), axis=0).tolist()}
 
 
-def cells(picture: Image.Image, count: int, size: tuple[int, int]) -> list[np.ndarray]:
-    """Cut the cells out where the first (a plain blue photograph) shows that they stand."""
-    pixels = np.asarray(picture)
+def cells(photo: Image.Image, count: int, size: tuple[int, int]) -> list[np.ndarray]:
+    """Cut the cells out where the first (a plain blue image) shows that they stand."""
+    pixels = np.asarray(photo)
     rows, columns = np.nonzero((pixels == (0, 0, 255)).all(-1))
     top, left = rows.min(), columns.min()
     width, height = size
@@ -69,11 +69,11 @@ def test_merged_class_in_the_truth_is_no_error():
 
 
 def test_without_truth_there_are_two_cells():
-    picture = draw(None, np.ones((90, 160), int))
-    image, drawn_prediction = cells(picture, 2, (480, 270))
+    photo = draw(None, np.ones((90, 160), int))
+    image, drawn_prediction = cells(photo, 2, (480, 270))
     assert colors_in(drawn_prediction) == {COLORS[1]}
-    assert picture.width == 2 * (480 + 8) + 8
-    assert WRONG_COLOR not in colors_in(np.asarray(picture))
+    assert photo.width == 2 * (480 + 8) + 8
+    assert WRONG_COLOR not in colors_in(np.asarray(photo))
 
 
 def test_legend_names_exactly_the_classes_that_occur(monkeypatch):
@@ -104,21 +104,21 @@ def test_thin_lines_survive_shrinking():
 @pytest.mark.parametrize("shape", [(1, 1), (3, 200), (400, 20), (2000, 1500), (64, 64)])
 def test_any_shape_fits_and_stays_small(shape):
     ids = np.zeros(shape, np.uint8)
-    picture = draw(ids, ids, title="a very long name " * 40)
-    assert picture.mode == "RGB"
-    assert picture.width <= 4 * 488 + 8 and picture.height <= 360 + 200
+    photo = draw(ids, ids, title="a very long name " * 40)
+    assert photo.mode == "RGB"
+    assert photo.width <= 4 * 488 + 8 and photo.height <= 360 + 200
 
 
 def test_many_classes_do_not_overflow():
     space = LabelSpace({i: f"a class with a rather long name {i}" for i in range(150)}, colors={149: (0, 255, 0)})
     ids = np.arange(150).reshape(10, 15).repeat(4, 0).repeat(4, 1)
-    picture = panel(Image.new("RGB", (60, 40)), ids, ids, space)
-    assert picture.height < 2000
+    photo = panel(Image.new("RGB", (60, 40)), ids, ids, space)
+    assert photo.height < 2000
 
 
 def test_nothing_labelled_is_drawn_without_a_share():
-    picture = draw(np.full((90, 160), 255), np.zeros((90, 160), int))
-    assert WRONG_COLOR not in colors_in(np.asarray(picture)[: 270 + 20])
+    photo = draw(np.full((90, 160), 255), np.zeros((90, 160), int))
+    assert WRONG_COLOR not in colors_in(np.asarray(photo)[: 270 + 20])
 
 
 def test_maps_of_another_size_are_refused():
@@ -143,10 +143,10 @@ def test_what_is_done_with_background_can_always_be_read(size, policy, own_line,
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", note)
     ids = np.zeros(size, np.uint8)
-    picture = panel(Image.new("RGB", size[::-1], (9, 9, 9)), ids, ids, SPACE, "eye 7", policy)
+    photo = panel(Image.new("RGB", size[::-1], (9, 9, 9)), ids, ids, SPACE, "eye 7", policy)
     rows = {text: y for y, text in written}
     assert f"prediction: {policy}" in rows
     assert (rows[f"prediction: {policy}"] < rows["image"]) == own_line
     assert ("prediction" in rows) == own_line
-    left, top, right, bottom, *_ = map(int, picture.info["dinoseg:image"].split())
-    assert (np.asarray(picture)[top:bottom, left:right] == 9).all()
+    left, top, right, bottom, *_ = map(int, photo.info["dinoseg:image"].split())
+    assert (np.asarray(photo)[top:bottom, left:right] == 9).all()

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from hf_dinoseg.labels import LabelSpace
-from hf_dinoseg.visualize import ReportPicture, render_report, save_confusion
+from hf_dinoseg.visualize import ReportImage, render_report, save_confusion
 
 EVIL = "<script>alert(1)</script> & \"quoted\" 'name'"
 SPACE = LabelSpace({0: "background", 4: EVIL, 300: "vein", 7: "never"}, ignore=(255,))
@@ -46,16 +46,16 @@ def page(tmp_path: Path) -> str:
     prediction = np.where(truth == 255, 0, truth)
     prediction[15:, 20:30] = 4
     photo = Image.new("RGB", (40, 30), (10, 200, 40))
-    pictures = [ReportPicture(EVIL, photo, truth, prediction, 0.4), ReportPicture("b", photo, truth, truth, 1.0)]
+    images = [ReportImage(EVIL, photo, truth, prediction, 0.4), ReportImage("b", photo, truth, truth, 1.0)]
     path = tmp_path / "report.html"
     recipe = "labels: {x: </pre><script>alert(2)</script>}"
-    path.write_text(render_report(EVIL, metrics(), MATRIX, SPACE, pictures, recipe, "no class below 0.3"))
+    path.write_text(render_report(EVIL, metrics(), MATRIX, SPACE, images, recipe, "no class below 0.3"))
     return path.as_uri()
 
 
-def pixel(browser: Any, picture: int, kind: str, x: int, y: int) -> list[int]:
+def pixel(browser: Any, image: int, kind: str, x: int, y: int) -> list[int]:
     return browser.execute_script(
-        f"return [...document.querySelectorAll('article')[{picture}].querySelector('[data-kind={kind}]')"
+        f"return [...document.querySelectorAll('article')[{image}].querySelector('[data-kind={kind}]')"
         f".getContext('2d').getImageData({x}, {y}, 1, 1).data].slice(0, 3)"
     )
 
@@ -76,7 +76,7 @@ def settle(browser: Any) -> None:
 def test_the_page_shows_everything_and_asks_nobody(browser: Any, page: str) -> None:
     open_page(browser, page)
     text = browser.execute_script("return document.body.innerText")
-    for shown in ("70.0 %", "61.2 to 78.7", "80.0 %", "2 validation pictures", "no class below 0.3", EVIL, "torch 2.0"):
+    for shown in ("70.0 %", "61.2 to 78.7", "80.0 %", "2 validation images", "no class below 0.3", EVIL, "torch 2.0"):
         assert shown in text, shown
     assert "alert(2)" in browser.execute_script("return document.querySelector('pre').textContent")
     assert len(browser.find_elements("css selector", "article canvas")) == 8
@@ -133,7 +133,7 @@ def test_a_confusion_cell_tells_what_it_is(browser: Any, page: str) -> None:
     assert "10.0 %" in told.text
 
 
-def test_slider_and_toggles_change_the_pictures(browser: Any, page: str) -> None:
+def test_slider_and_toggles_change_the_images(browser: Any, page: str) -> None:
     open_page(browser, page)
     from selenium.webdriver.common.keys import Keys
 
@@ -168,7 +168,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Any, page: str) ->
     assert browser.execute_script("return document.querySelector('meta[name=viewport]') !== null")
 
 
-def test_confusion_picture_grows_with_the_classes(tmp_path: Path) -> None:
+def test_confusion_image_grows_with_the_classes(tmp_path: Path) -> None:
     save_confusion(MATRIX, SPACE, tmp_path / "few.png")
     many = LabelSpace({i: f"class number {i} $x$" for i in range(150)})
     save_confusion(np.eye(150, 151, dtype=np.int64), many, tmp_path / "many.png")

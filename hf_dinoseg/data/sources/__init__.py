@@ -1,4 +1,4 @@
-"""Where pictures and masks come from, one file a source. Every source gives the same three columns: `id`, `image`,
+"""Where images and masks come from, one file a source. Every source gives the same three columns: `id`, `image`,
 `mask`.
 
 `image` and `mask` stay files (paths or encoded bytes); `masks.py` opens them. A new layout of files starts here.
@@ -30,7 +30,7 @@ __all__ = [
 
 
 def load_source(source: str, **fields: Any) -> DatasetDict:
-    """`train` and `validation` of any source; pictures and masks are not opened.
+    """`train` and `validation` of any source; images and masks are not opened.
 
     Args:
         source: its name in a recipe: `folder`, `table`, `hub`, `parquet`, `arrow`, `imagefolder`, `synthetic-retina`

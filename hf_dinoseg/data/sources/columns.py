@@ -42,7 +42,7 @@ def hold_out(rows: Dataset, share: float) -> DatasetDict:
     """
     ids = list(rows["id"])
     if len(ids) < 2:
-        raise DataError(f"data.validation: {len(ids)} pictures cannot be divided into two splits.")
+        raise DataError(f"data.validation: {len(ids)} images cannot be divided into two splits.")
     count = min(max(1, round(share * len(ids))), len(ids) - 1)
     order = sorted(range(len(ids)), key=lambda i: hashlib.blake2b(f"{ids[i]}\0{i}".encode()).digest())
     held = set(order[:count])
@@ -72,7 +72,7 @@ def absolute_root(root: str | os.PathLike[str], field: str = "data.root") -> Pat
     """
     base = Path(os.path.abspath(Path(root).expanduser()))
     if not base.is_dir():
-        raise DataError(f"{field}: there is no folder {base}. Write the folder that holds the pictures and masks.")
+        raise DataError(f"{field}: there is no folder {base}. Write the folder that holds the images and masks.")
     return base
 
 

@@ -1,4 +1,4 @@
-"""Files of a folder by their stems: what is left of a name when all that pictures and masks differ in is taken away."""
+"""Files of a folder by their stems: what is left of a name when all that images and masks differ in is taken away."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def files_by_stem(base: Path, field: str, place: str) -> dict[str, str]:
     Args:
         base: the folder that `place` is relative to.
         field: `image` or `mask`.
-        place: a folder, whose pictures are taken at any depth, the stem being the relative path without its ending;
+        place: a folder, whose images are taken at any depth, the stem being the relative path without its ending;
             or a template of names with `{stem}`, which stands for one character or more, `/` among them. `*` stands
             for anything but `/`.
 
@@ -35,7 +35,7 @@ def files_by_stem(base: Path, field: str, place: str) -> dict[str, str]:
     return _fitting(base, field, place) if STEM in place else _in_folder(base, field, place)
 
 
-def picture_endings(field: str = "image") -> set[str]:
+def image_endings(field: str = "image") -> set[str]:
     """Endings of files that can be read, in lower case, with their dots: masks may be NumPy arrays too."""
     Image.init()
     endings = {ending for ending, kind in Image.registered_extensions().items() if kind in (*FORMATS, "MPO")}
@@ -44,7 +44,7 @@ def picture_endings(field: str = "image") -> set[str]:
 
 def _in_folder(base: Path, field: str, place: str) -> dict[str, str]:
     folder = _existing(base, field, place)
-    endings = picture_endings(field)
+    endings = image_endings(field)
     files: dict[str, str] = {}
     others: set[str] = set()
     for path in _walk(folder):
@@ -75,7 +75,7 @@ def _fitting(base: Path, field: str, template: str) -> dict[str, str]:
         seen = f"It holds {some(others)}" if others else "It is empty"
         raise DataError(
             f"data.{field}: no file in {folder} is named like {'/'.join(parts[fixed:])}. {seen}. {{stem}} stands for "
-            "what a picture and its mask have in common, * for anything else."
+            "what an image and its mask have in common, * for anything else."
         )
     return files
 

@@ -1,4 +1,4 @@
-"""Pictures and masks in folders, paired by their names."""
+"""Images and masks in folders, paired by their names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict
 
 from ...errors import DataError
 from .columns import absolute_root, file_rows, hold_out, some
-from .file_names import STEM, files_by_stem, picture_endings
+from .file_names import STEM, files_by_stem, image_endings
 
 logger = logging.getLogger(__name__)
 
@@ -21,29 +21,29 @@ _SPLIT = "{split}"
 def load_folder(
     root: str | os.PathLike[str], image: str, mask: str, train: str | None, validation: str | float
 ) -> DatasetDict:
-    """Pictures and masks in folders, paired by stem.
+    """Images and masks in folders, paired by stem.
 
-    A picture and a mask are a pair when their paths below their folders are the same but for the ending: `a/b.jpg` and
+    An image and a mask are a pair when their paths below their folders are the same but for the ending: `a/b.jpg` and
     `a/b.png`. Any type that Pillow reads will do, and `.npy` for masks. Where the names differ in more than the ending,
     templates say how: `{stem}.jpg` and `{stem}_mask.png`, see `files.files_by_stem`. Names that begin with a dot are
     passed over.
 
     Args:
         root: the folder that the other four are relative to.
-        image: folder of the pictures, or a template with `{stem}`. With `{split}` in it, once or more, there are files
-            of their own for each split: `images/{split}`. Without, all pictures are together and split files divide
+        image: folder of the images, or a template with `{stem}`. With `{split}` in it, once or more, there are files
+            of their own for each split: `images/{split}`. Without, all images are together and split files divide
             them.
         mask: likewise.
         train: the name put in place of `{split}`; or, without `{split}`, a text file that lists stems, one a line;
-            None for all pictures.
-        validation: likewise; or the share of the training pictures that is held out instead, between 0 and 1.
+            None for all images.
+        validation: likewise; or the share of the training images that is held out instead, between 0 and 1.
 
     Returns:
         Splits `train` and `validation`, columns `id` (the stem), `image`, `mask` (cells holding absolute paths),
         ordered by stem.
 
     Raises:
-        DataError: if a folder or split file is missing or empty, a picture lacks its mask or a mask its picture, or two
+        DataError: if a folder or split file is missing or empty, an image lacks its mask or a mask its image, or two
             files share a stem.
     """
     base = absolute_root(root)
@@ -98,19 +98,19 @@ def _rows(stems: Sequence[str], images: dict[str, str], masks: dict[str, str]) -
 
 
 def _read_split_file(base: Path, split: str, name: str) -> list[str]:
-    """Stems, sorted. An ending that pictures or masks have may stand after a stem and is dropped."""
+    """Stems, sorted. An ending that images or masks have may stand after a stem and is dropped."""
     path = base / name
     if not path.is_file():
         raise DataError(
             f"data.{split}: there is no file {path}. data.image and data.mask hold no {_SPLIT}, so data.{split} is a "
-            "text file, relative to data.root, that lists stems, one a line. To hold out a share of all pictures "
+            "text file, relative to data.root, that lists stems, one a line. To hold out a share of all images "
             "instead, write data.validation: 0.2 and no data.train."
         )
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise DataError(f"data.{split}: {path} is not UTF-8 text; it is to list stems, one a line.") from None
-    endings = picture_endings("mask")
+    endings = image_endings("mask")
     stems: list[str] = []
     for line in filter(None, map(str.strip, lines)):
         stem = line.replace("\\", "/").removeprefix("./")
@@ -145,7 +145,7 @@ def _check_listed(stems: Sequence[str], files: dict[str, str], where: str, what:
 
 
 def _suffix_hint(images: dict[str, str], masks: dict[str, str], mask_place: str) -> str:
-    """Says so where all masks are named after a picture plus one and the same ending, such as `_mask`."""
+    """Says so where all masks are named after an image plus one and the same ending, such as `_mask`."""
     first = min(masks) if masks and STEM not in mask_place else ""
     for cut in range(len(first) - 1, 0, -1):
         suffix = first[cut:]

@@ -37,7 +37,7 @@ def mix(sources: Sequence[DatasetDict], weights: Sequence[float]) -> DatasetDict
             parts = [part.select_columns(["id", "image", "mask"]) for part in parts]
         if split == "train" and any(weight != 1 for weight in weights):
             if round(sum(w * len(part) for w, part in zip(weights, parts, strict=True))) < 1:
-                raise DataError("data.sources: weights this small draw no picture in an epoch; raise them.")
+                raise DataError("data.sources: weights this small draw no image in an epoch; raise them.")
             parts = [
                 part.add_column(WEIGHT, [float(weight)] * len(part))
                 for part, weight in zip(parts, weights, strict=True)

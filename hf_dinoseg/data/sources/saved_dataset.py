@@ -1,4 +1,4 @@
-"""Data sets of the datasets library: on the Hub, in parquet files, in a folder of `save_to_disk`, in an image folder.
+"""Datasets of the datasets library: on the Hub, in parquet files, in a folder of `save_to_disk`, in an image folder.
 
 `StoredSplits` says how such a set is opened and which of its columns are meant; it serves data that is loaded and data
 that is streamed alike.
@@ -29,14 +29,14 @@ _REMOTE = ("hf://", "zip://")  # what a streamed cell's path may begin with
 
 
 def load_stored(source: str, **fields: Any) -> DatasetDict:
-    """Two splits of a stored data set.
+    """Two splits of a stored dataset.
 
     Args:
         source: `hub`, `parquet`, `arrow` or `imagefolder`.
         fields: the others of `StoredSplits`.
 
     Returns:
-        As `load_folder`, in the order of the data set; cells hold bytes where it does.
+        As `load_folder`, in the order of the dataset; cells hold bytes where it does.
 
     Raises:
         DataError: if it cannot be had, lacks a split or column, or if a cell's path leads out of it.
@@ -52,15 +52,15 @@ def load_stored(source: str, **fields: Any) -> DatasetDict:
 
 @dataclass(frozen=True)
 class StoredSplits:
-    """Where a data set is and what of it is used.
+    """Where a dataset is and what of it is used.
 
     Args:
-        source: `hub`, or, on disk, `parquet`, `arrow` (`Dataset.save_to_disk`) or `imagefolder` (pictures beside a
+        source: `hub`, or, on disk, `parquet`, `arrow` (`Dataset.save_to_disk`) or `imagefolder` (images beside a
             `metadata.csv` or `.jsonl` with columns `file_name` and `mask_file_name`).
         place: the repository, `owner/name`, or a folder.
         train: name of the split.
         validation: likewise; or a share of the training rows that is held out.
-        image_column, mask_column: pictures, encoded bytes, or, for masks, arrays of ids.
+        image_column, mask_column: images, encoded bytes, or, for masks, arrays of ids.
         id_column: names of rows; None counts them.
         config, revision: of a repository.
     """
@@ -77,7 +77,7 @@ class StoredSplits:
 
     def load_arguments(self) -> dict[str, Any]:
         """Arguments of `datasets.load_dataset`, to which `streaming=True` may be added. Code of others is never run:
-        the library has given up data set scripts.
+        the library has given up dataset scripts.
 
         Raises:
             DataError: if the folder is missing, or the place is neither a folder nor `owner/name`.
@@ -125,14 +125,14 @@ class StoredSplits:
         return splits[name]
 
     def rows(self, split: AnyDataset, name: str) -> AnyDataset:
-        """The columns `id`, `image`, `mask` of a split, loaded or streamed. Pictures are not opened.
+        """The columns `id`, `image`, `mask` of a split, loaded or streamed. Images are not opened.
 
         Args:
             split: as `open` gives it.
             name: `train` or `validation`; rows without a name are called `train_000012`.
 
         Raises:
-            DataError: if a column is missing or holds something else; if a path leads out of the data set, which for
+            DataError: if a column is missing or holds something else; if a path leads out of the dataset, which for
                 streamed rows is found on the way.
         """
         features = split.features or {}
@@ -163,8 +163,8 @@ class StoredSplits:
             features = Features({**(split.features or {}), column: FILE})
             keep = {} if isinstance(split, IterableDataset) else {"cache_file_name": _cache_file(split, column)}
             return split.map(_array_file, fn_kwargs={"column": column}, features=features, **keep)
-        if kind not in ("pictures", "bytes"):
-            cure = "Name a column of pictures."
+        if kind not in ("images", "bytes"):
+            cure = "Name a column of images."
             if kind == "text":
                 cure = "If these are paths, list them in a CSV file and write source: table."
             raise DataError(f"data.{field}: {column} of {self.place} holds {kind}. {cure}")
@@ -190,7 +190,7 @@ class StoredSplits:
             raise DataError(f"data.id_column: {self.id_column} of {self.place} repeats {some(map(str, twice))}.")
 
     def _roots(self) -> list[str]:
-        """Where the files of this data set may lie."""
+        """Where the files of this dataset may lie."""
         if self.source != "hub" or Path(self.place).expanduser().is_dir():
             return [os.path.abspath(Path(self.place).expanduser())]
         config = datasets.config
@@ -219,7 +219,7 @@ class StoredSplits:
             cure = "Write one of its configurations in data.config."
         elif any(sign in story for sign in ("Couldn't reach", "OfflineMode", "LocalEntryNotFound", "imeout")):
             cure = (
-                "The Hub could not be reached and the data set is not in the local cache: check the connection and "
+                "The Hub could not be reached and the dataset is not in the local cache: check the connection and "
                 "that HF_HUB_OFFLINE is not set, or give a folder that holds a copy."
             )
         elif "DatasetNotFound" in story or "RepositoryNotFound" in story or "RevisionNotFound" in story:
@@ -232,9 +232,9 @@ class StoredSplits:
 def _kind(feature: Any) -> str:
     """What a column holds, in words."""
     if isinstance(feature, datasets.Image):
-        return "pictures"
+        return "images"
     if isinstance(feature, dict):
-        return "pictures" if set(feature) == {"bytes", "path"} else "records"
+        return "images" if set(feature) == {"bytes", "path"} else "records"
     if isinstance(feature, Value):
         names = {"string": "text", "large_string": "text", "binary": "bytes", "large_binary": "bytes"}
         return names.get(feature.dtype, f"{feature.dtype} numbers")
@@ -287,10 +287,10 @@ def _checked(row: dict[str, Any], roots: list[str], place: str) -> dict[str, Any
 
 def _check_path(path: str | None, roots: list[str], place: str) -> None:
     if path is None:
-        raise DataError(f"{place}: a row holds neither a picture nor a path where one is expected. Remove the row.")
+        raise DataError(f"{place}: a row holds neither an image nor a path where one is expected. Remove the row.")
     normal = os.path.normpath(path)
     if not os.path.isabs(normal) or not any(normal.startswith(os.path.join(root, "")) for root in roots):
         raise DataError(
-            f"{place}: a row points at the file {path}, which is outside of the data set, and outside files are not "
-            "opened. Store the pictures in it (`Dataset.to_parquet` does), or list absolute paths by source: table."
+            f"{place}: a row points at the file {path}, which is outside of the dataset, and outside files are not "
+            "opened. Store the images in it (`Dataset.to_parquet` does), or list absolute paths by source: table."
         )

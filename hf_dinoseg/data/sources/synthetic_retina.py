@@ -1,4 +1,4 @@
-"""Pictures that need no download: drawn from a seed."""
+"""Images that need no download: drawn from a seed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .columns import FEATURES
 def load_synthetic_retina(
     num_train: int = 160, num_validation: int = 32, size: int = 256, seed: int = 0
 ) -> DatasetDict:
-    """Fundus-like pictures drawn by `synthetic.py`, stored as encoded files (JPEG pictures, PNG masks).
+    """Fundus-like images drawn by `synthetic.py`, stored as encoded files (JPEG images, PNG masks).
 
-    A split's i-th picture depends on `seed`, `size` and i alone, and no picture is in both splits.
+    A split's i-th image depends on `seed`, `size` and i alone, and no image is in both splits.
 
     Args:
-        num_train: pictures to train on.
-        num_validation: pictures to validate on.
-        size: side of the square pictures, pixels.
+        num_train: images to train on.
+        num_validation: images to validate on.
+        size: side of the square images, pixels.
         seed: 0 or more; another seed draws other eyes.
 
     Returns:
@@ -30,15 +30,15 @@ def load_synthetic_retina(
     splits = {}
     for offset, (split, count) in enumerate((("train", num_train), ("validation", num_validation))):
         if count < 1:
-            raise DataError(f"data: synthetic-retina is to draw {count} pictures for {split}; it draws 1 or more.")
+            raise DataError(f"data: synthetic-retina is to draw {count} images for {split}; it draws 1 or more.")
         rows: list[dict[str, Any]] = []
         for i in range(count):
-            picture, mask = encode_pair(*draw_fundus(2 * i + offset, seed, size))
+            image, mask = encode_pair(*draw_fundus(2 * i + offset, seed, size))
             name = f"{split}_{i:05d}"
             rows.append(
                 {
                     "id": name,
-                    "image": {"path": f"{name}.jpg", "bytes": picture},
+                    "image": {"path": f"{name}.jpg", "bytes": image},
                     "mask": {"path": f"{name}.png", "bytes": mask},
                 }
             )

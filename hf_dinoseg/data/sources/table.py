@@ -1,4 +1,4 @@
-"""CSV and JSON Lines files that list the paths of pictures and masks."""
+"""CSV and JSON Lines files that list the paths of images and masks."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _place(base: Path, name: str, where: str) -> str:
 
 
 def _check_root(images: list[str], base: Path, path: Path) -> None:
-    """All but certain to be a wrong root where not one of the first pictures is there; single ones the doctor names."""
+    """All but certain to be a wrong root where not one of the first images is there; single ones the doctor names."""
     if not any(map(os.path.exists, images[:20])):
         raise DataError(
             f"data.root: {path} lists {some(images[:20])}, and none of these is there. Paths start from {base}; set "
@@ -159,7 +159,7 @@ def _check_root(images: list[str], base: Path, path: Path) -> None:
 
 
 def _names(base: Path, images: list[str]) -> list[str]:
-    """Ids that are unique: the relative paths without their endings; a picture that is listed again gets a number."""
+    """Ids that are unique: the relative paths without their endings; an image that is listed again gets a number."""
     seen: Counter[str] = Counter()
     names = []
     for path in images:

@@ -1,4 +1,4 @@
-"""Templates of file names, on the layouts of data sets that people have."""
+"""Templates of file names, on the layouts of datasets that people have."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_voc_lists_its_splits_in_files(tmp_path: Path) -> None:
     }
 
 
-def test_pictures_and_masks_in_one_folder(tmp_path: Path) -> None:
+def test_images_and_masks_in_one_folder(tmp_path: Path) -> None:
     """`{stem}.png` fits the masks as well: a file belongs to the template that says more about it."""
     write(tmp_path, [f"{eye}{kind}.png" for eye in ("01L", "01R", "02L", "02R") for kind in ("", "_1stHO", "_2ndHO")])
     with pytest.raises(DataError, match=r"4 of 8 images have no mask .*: 01L_2ndHO"):
@@ -129,7 +129,7 @@ def test_a_template_that_nothing_fits_is_told_with_what_is_there(tmp_path: Path)
         load_folder(tmp_path, "images/{split}", "masks/{split}/{stem}_manual.gif", "train", "val")
 
 
-def test_numpy_masks_are_masks_and_no_pictures(tmp_path: Path) -> None:
+def test_numpy_masks_are_masks_and_no_images(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write(tmp_path, [f"images/{split}/a.png", f"masks/{split}/a.npy"])
     np.save(tmp_path / "images/train/b.npy", np.zeros((2, 3)))
@@ -138,7 +138,7 @@ def test_numpy_masks_are_masks_and_no_pictures(tmp_path: Path) -> None:
 
 
 def test_a_share_is_held_out_the_same_way_whatever_else_is_there(tmp_path: Path) -> None:
-    """Nested: a larger share holds out the same pictures and more. Neighbours in order do not go together."""
+    """Nested: a larger share holds out the same images and more. Neighbours in order do not go together."""
     write(tmp_path, [f"{kind}/{i:03d}.png" for kind in ("images", "masks") for i in range(60)])
     held = {}
     for share in (0.1, 0.3):
@@ -153,7 +153,7 @@ def test_a_share_is_held_out_the_same_way_whatever_else_is_there(tmp_path: Path)
     assert set(again["validation"]["id"]) == held[0.1]
 
 
-def test_one_picture_cannot_be_divided(tmp_path: Path) -> None:
+def test_one_image_cannot_be_divided(tmp_path: Path) -> None:
     write(tmp_path, ["images/a.png", "masks/a.png"])
-    with pytest.raises(DataError, match=r"data\.validation: 1 pictures cannot be divided"):
+    with pytest.raises(DataError, match=r"data\.validation: 1 images cannot be divided"):
         load_folder(tmp_path, "images", "masks", None, 0.5)

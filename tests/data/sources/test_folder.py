@@ -53,7 +53,7 @@ def test_pairs_by_stem_in_order(tmp_path: Path) -> None:
     assert list(row) == ["id", "image", "mask"]
 
 
-def test_any_picture_type_in_any_depth_of_folder(tmp_path: Path) -> None:
+def test_any_image_type_in_any_depth_of_folder(tmp_path: Path) -> None:
     names = ["a.JPG", "city/b.png", "city/north/b.tif", "c.v2.bmp", "d.webp", "e.gif", "f.jpeg"]
     stems = ["a", "c.v2", "city/b", "city/north/b", "d", "e", "f"]
     for split in ("train", "val"):
@@ -84,7 +84,7 @@ def test_a_stem_with_a_dot_in_a_split_file_is_not_cut(tmp_path: Path) -> None:
     assert load_folder(tmp_path, **FLAT)["train"]["id"][:] == ["x.v2"]
 
 
-def test_split_files_that_share_pictures_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_split_files_that_share_images_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (make_flat(tmp_path) / "val.txt").write_text("a\nd")
     with caplog.at_level(logging.WARNING, logger="hf_dinoseg"):
         load_folder(tmp_path, **FLAT)
@@ -105,7 +105,7 @@ def test_missing_folders_are_named_with_what_is_there(tmp_path: Path) -> None:
         load_folder(tmp_path, **{**LAYOUT, "mask": "masks"})
 
 
-def test_a_picture_without_mask_and_a_mask_without_picture_are_named(tmp_path: Path) -> None:
+def test_an_image_without_mask_and_a_mask_without_image_are_named(tmp_path: Path) -> None:
     make(tmp_path)
     write(tmp_path / "images/train", [f"lone{i}.jpg" for i in range(7)])
     message = r"data\.train \(train\): 7 of 10 images have no mask .*: lone0, lone1, lone2, lone3, lone4 and 2 more"
@@ -177,12 +177,12 @@ def test_synthetic_splits_are_encoded_files_that_never_repeat() -> None:
     assert set(np.unique(read_mask(row["mask"])).tolist()) <= {0, 1, 2, 3}
 
 
-def test_a_synthetic_picture_does_not_depend_on_how_many_are_drawn() -> None:
+def test_a_synthetic_image_does_not_depend_on_how_many_are_drawn() -> None:
     few = load_synthetic_retina(2, 1, size=32, seed=5)
     many = load_synthetic_retina(3, 2, size=32, seed=5)
     other = load_synthetic_retina(2, 1, size=32, seed=6)
     for split in ("train", "validation"):
         assert many[split][0] == few[split][0]
         assert other[split][0]["image"] != few[split][0]["image"]
-    with pytest.raises(DataError, match="0 pictures for validation"):
+    with pytest.raises(DataError, match="0 images for validation"):
         load_synthetic_retina(1, 0, size=32)

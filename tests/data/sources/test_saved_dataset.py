@@ -1,4 +1,4 @@
-"""Data sets of the datasets library, written by it and read back, and what is said where that fails."""
+"""Datasets of the datasets library, written by it and read back, and what is said where that fails."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hf_dinoseg.data.sources import FEATURES, StoredSplits
 from hf_dinoseg.errors import DataError
 from hf_dinoseg.images import read_mask
 
-PICTURE = datasets.Image()
+IMAGE = datasets.Image()
 COLUMNS = {"image_column": "photo", "mask_column": "annotation"}
 
 
@@ -41,8 +41,8 @@ def made(count: int, start: int) -> Dataset:
         },
         features=Features(
             {
-                "photo": PICTURE,
-                "annotation": PICTURE,
+                "photo": IMAGE,
+                "annotation": IMAGE,
                 "raw": Value("binary"),
                 "ids": List(List(Value("int32"))),
                 "name": Value("string"),
@@ -150,11 +150,11 @@ def test_the_streamed_mask_array_too(written: Path) -> None:
     [
         (
             {"mask_column": "mask"},
-            r"data\.mask_column: .* no column 'mask'; it has photo \(pictures\), .*name \(text\)",
+            r"data\.mask_column: .* no column 'mask'; it has photo \(images\), .*name \(text\)",
         ),
         ({"id_column": "nr"}, r"data\.id_column: .* no column 'nr'"),
         ({"mask_column": "name"}, r"data\.mask_column: name of .* holds text\. If these are paths, .* source: table"),
-        ({"mask_column": "age"}, r"holds int64 numbers\. Name a column of pictures"),
+        ({"mask_column": "age"}, r"holds int64 numbers\. Name a column of images"),
         ({"image_column": "ids"}, r"data\.image_column: ids of .* holds arrays\."),
         ({"train": "training"}, r"data\.train: .* has no split 'training'; it has train, test\."),
     ],
@@ -175,19 +175,19 @@ def test_ids_that_repeat_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/etc/hostname", "SIBLING", "../secret.png", "file:///etc/hostname"])
 def test_a_stored_path_never_leads_out_of_the_data_set(tmp_path: Path, path: str) -> None:
-    """A parquet file of a stranger may name any file of this machine in place of a picture."""
+    """A parquet file of a stranger may name any file of this machine in place of an image."""
     (tmp_path / "set").mkdir()
     (tmp_path / "set-secret").mkdir()
     (tmp_path / "set-secret" / "secret.png").write_bytes(png(1))
     path = path.replace("SIBLING", str(tmp_path / "set-secret" / "secret.png"))
     cells = [{"bytes": png(0), "path": "a.png"}, {"bytes": None, "path": path}]
     rows = Dataset.from_dict(
-        {"photo": cells, "annotation": cells}, features=Features(dict.fromkeys(COLUMNS.values(), PICTURE))
+        {"photo": cells, "annotation": cells}, features=Features(dict.fromkeys(COLUMNS.values(), IMAGE))
     )
     import pyarrow.parquet
 
     pyarrow.parquet.write_table(rows.data.table, tmp_path / "set" / "train.parquet")  # `to_parquet` would read the file
-    message = "which is outside of the data set, and outside files are not opened"
+    message = "which is outside of the dataset, and outside files are not opened"
     with pytest.raises(DataError, match=message):
         load_stored("parquet", place=str(tmp_path / "set"), validation=0.5, **COLUMNS)
     stored = StoredSplits("parquet", str(tmp_path / "set"), **COLUMNS)

@@ -24,8 +24,8 @@ def test_the_same_index_and_seed_draw_the_same_eye_in_another_process() -> None:
     )
     command = [sys.executable, "-c", code, synthetic.__file__]
     there = subprocess.run(command, capture_output=True, text=True, check=True)
-    picture, mask = draw_fundus(4, 7, 48)
-    assert there.stdout.split() == [str(zlib.crc32(picture.tobytes())), str(zlib.crc32(mask.tobytes()))]
+    image, mask = draw_fundus(4, 7, 48)
+    assert there.stdout.split() == [str(zlib.crc32(image.tobytes())), str(zlib.crc32(mask.tobytes()))]
 
 
 def test_another_index_or_seed_draws_another_eye() -> None:
@@ -34,16 +34,16 @@ def test_another_index_or_seed_draws_another_eye() -> None:
 
 
 @pytest.mark.parametrize("size", [48, 97, 256])
-def test_picture_and_mask_have_the_size_and_every_class(size: int) -> None:
-    picture, mask = draw_fundus(0, 0, size)
-    assert picture.mode == "RGB" and picture.size == (size, size)
+def test_image_and_mask_have_the_size_and_every_class(size: int) -> None:
+    image, mask = draw_fundus(0, 0, size)
+    assert image.mode == "RGB" and image.size == (size, size)
     assert mask.shape == (size, size) and mask.dtype == np.uint8
     assert np.unique(mask).tolist() == sorted(CLASSES)
 
 
 def test_the_corners_are_black_and_background() -> None:
-    for picture, mask in EYES:
-        pixels = np.asarray(picture)
+    for image, mask in EYES:
+        pixels = np.asarray(image)
         for corner in (pixels[:20, :20], pixels[:20, -20:], pixels[-20:, :20], pixels[-20:, -20:]):
             assert corner.mean() < 12
         assert (mask[:20, :20] == BACKGROUND).all() and (mask[-20:, -20:] == BACKGROUND).all()
@@ -76,9 +76,9 @@ def test_vessels_are_thin_branches_and_thicker_trunks_and_veins_are_wider() -> N
     assert np.mean([left[2] / left[0] for left in veins]) > np.mean([left[2] / left[0] for left in arteries])
 
 
-def test_colours_tell_the_classes_apart_as_on_photographs() -> None:
-    for picture, mask in EYES:
-        pixels = np.asarray(picture).astype(float)
+def test_colours_tell_the_classes_apart_as_on_images() -> None:
+    for image, mask in EYES:
+        pixels = np.asarray(image).astype(float)
         inside = np.hypot(*(np.indices(mask.shape) - 127.5)) < 110
         mean = {label: pixels[(mask == label) & inside].mean(axis=0) for label in CLASSES}
         assert mean[BACKGROUND][0] > mean[BACKGROUND][1] > mean[BACKGROUND][2]  # orange
@@ -89,16 +89,16 @@ def test_colours_tell_the_classes_apart_as_on_photographs() -> None:
 
 
 def test_light_colour_and_noise_vary() -> None:
-    centres = np.array([np.asarray(picture)[96:160, 96:160].reshape(-1, 3).mean(0) for picture, _ in EYES])
+    centres = np.array([np.asarray(image)[96:160, 96:160].reshape(-1, 3).mean(0) for image, _ in EYES])
     assert centres.std(axis=0).max() > 5
-    flat = [np.asarray(picture).astype(float)[100:156, 100:156] for picture, _ in EYES]
+    flat = [np.asarray(image).astype(float)[100:156, 100:156] for image, _ in EYES]
     noise = [np.abs(np.diff(area, axis=1)).mean() for area in flat]
     assert min(noise) > 1 and max(noise) > 1.3 * min(noise)
 
 
-def test_encoding_keeps_the_mask_exactly_and_the_picture_nearly() -> None:
-    picture, mask = EYES[0]
-    image_bytes, mask_bytes = encode_pair(picture, mask)
+def test_encoding_keeps_the_mask_exactly_and_the_image_nearly() -> None:
+    image, mask = EYES[0]
+    image_bytes, mask_bytes = encode_pair(image, mask)
     assert (np.asarray(Image.open(io.BytesIO(mask_bytes))) == mask).all()
     back = np.asarray(Image.open(io.BytesIO(image_bytes))).astype(int)
-    assert np.abs(back - np.asarray(picture)).mean() < 4
+    assert np.abs(back - np.asarray(image)).mean() < 4

@@ -86,7 +86,7 @@ def test_a_relative_path_never_leaves_the_root(root: Path, name: str) -> None:
         load_table(file, None, 0.5)
 
 
-def test_the_same_picture_twice_has_two_ids(root: Path) -> None:
+def test_the_same_image_twice_has_two_ids(root: Path) -> None:
     file = table(root, "image,mask\nphotos/a.png,labels/a.png\nphotos/a.png,labels/b.png\n")
     data = load_table(file, None, 0.5)
     assert sorted([*data["train"]["id"], *data["validation"]["id"]]) == ["photos/a", "photos/a#2"]
