@@ -7,7 +7,7 @@
 
 * the field's loop: one window at a time; every class's scores of the window at full resolution, added on the host into
   every class's scores of the image; then the best class
-* ours: `predict_label_map`, which joins the scores of windows a few rows at a time
+* ours: `predict_best`, which joins the scores of windows a few rows at a time
 
 Ours and the loop take turns image by image; seconds are sums over the images, of the fastest round for each
 image, and the ratio is theirs over ours. `--clock process` counts processor seconds, which a busy machine disturbs
@@ -31,7 +31,7 @@ import torch
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from hf_dinoseg.inference import predict_label_map, window_positions  # noqa: E402
+from hf_dinoseg.inference import predict_best, window_positions  # noqa: E402
 from hf_dinoseg.models import DinoSegForSemanticSegmentation  # noqa: E402
 
 HEIGHT, WIDTH, WINDOW, STRIDE, CLASSES = 512, 683, 512, 341, 150
@@ -89,7 +89,7 @@ def field(model: Any, image: torch.Tensor) -> torch.Tensor:
 
 
 def ours(model: Any, image: torch.Tensor, batch_size: int) -> torch.Tensor:
-    return predict_label_map(model, image, None, "slide", WINDOW, STRIDE, batch_size)[0].cpu()
+    return predict_best(model, image, mode="slide", window=WINDOW, stride=STRIDE, batch_size=batch_size)[0][0].cpu()
 
 
 def predict(side: str, model: Any, image: torch.Tensor, batch_size: int) -> torch.Tensor:

@@ -47,7 +47,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixe
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hf_dinoseg.hub.convert_names import convert_mask2former_state_dict  # noqa: E402
 from hf_dinoseg.images import read_image  # noqa: E402
-from hf_dinoseg.models import DinoSegForSemanticSegmentation, DinoSegImageProcessor, semantic_label_map
+from hf_dinoseg.models import DinoSegForSemanticSegmentation, DinoSegImageProcessor, semantic_labels_and_scores
 from hf_dinoseg.models.outputs import Frame  # noqa: E402
 
 WIDTH, SIZE, BATCH, CLASSES = 384, 512, 2, 20
@@ -219,7 +219,7 @@ def label_table(args: argparse.Namespace, device: torch.device) -> None:
         for autocast in (nullcontext(), torch.autocast(device.type, torch.bfloat16)):
             with torch.no_grad(), autocast:
                 output = model(pixel_values)
-            maps.append(semantic_label_map(output, (image.height, image.width)))
+            maps.append(semantic_labels_and_scores(output, (image.height, image.width))[0])
         shares.append(100 * float((maps[0] == maps[1]).float().mean()))
         if len(shares) == args.limit:
             break

@@ -19,7 +19,8 @@ from .checkpoint import CARD_FILE, METRICS_FILE, RECIPE_FILE, load_checkpoint
 from .data import EvalDataset, zero_is_void
 from .errors import RunError
 from .evaluation import Figure, ThresholdCurve, is_worse
-from .hub.checkpoint_folder import card_of, last_panels, write_json
+from .figures import write_json
+from .hub.checkpoint_folder import card_of, last_panels
 from .hub.replace_files import exchange, put_back
 from .inference import Background, as_input, predict_best
 from .recipe import Recipe, load_recipe

@@ -39,7 +39,8 @@ from .data import EvalDataset
 from .doctor import BAD_SAMPLE_CODES, check_backbone_processor, quick_checks
 from .errors import RunError
 from .evaluation.results import RESULT_FILES, versions, write_results
-from .hub.checkpoint_folder import describe, hardware, write_json
+from .figures import write_json
+from .hub.checkpoint_folder import describe, hardware
 from .recipe import Recipe, load_recipe
 from .training import DinoSegTrainer
 from .training.distributed import built_whole, check_can_measure, check_processes, whole_on_each_process

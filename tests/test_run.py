@@ -130,13 +130,13 @@ def test_original_ids_come_back_where_zero_is_void(tmp_path, write_tiny_recipe):
     from hf_dinoseg.builders import build_processor
     from hf_dinoseg.data import EvalDataset
     from hf_dinoseg.evaluation import ConfusionMatrix
-    from hf_dinoseg.inference import predict_label_map
+    from hf_dinoseg.inference import predict_best
 
     matrix = ConfusionMatrix(space.num_labels, space.ignore_index)
     for item in EvalDataset(build_data(recipe)["validation"], build_processor(recipe)):
         size = tuple(item["labels"].shape)
         with torch.no_grad():
-            predicted = predict_label_map(segmenter.model, item["pixel_values"][None], size)[0]
+            predicted = predict_best(segmenter.model, item["pixel_values"][None], size)[0][0]
         matrix.update(predicted, item["labels"])
     assert int(matrix.matrix.sum()) == labelled
 

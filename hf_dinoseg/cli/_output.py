@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import typer
+
+from ..figures import percent, without_nan
 
 _SUMMARY = ("mean_iou", "mean_dice", "mean_accuracy", "overall_accuracy")
 _PER_CLASS = {"IoU": "per_category_iou", "Dice": "per_category_dice", "accuracy": "per_category_accuracy"}
@@ -25,8 +26,6 @@ def only_results_on_stdout() -> Iterator[None]:
 
 def print_json(data: Any) -> None:
     """One JSON document; a figure that does not exist (NaN) is null, as JSON knows no NaN."""
-    from ..evaluation import without_nan
-
     typer.echo(json.dumps(without_nan(data), indent=2, ensure_ascii=False))
 
 
@@ -34,7 +33,7 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
     """The means and, below, a line for each class; figures in per cent, a dash where there is none."""
     for name in _SUMMARY:
         if name in metrics:
-            typer.echo(f"{name:18}{_percent(metrics[name]):>8}")
+            typer.echo(f"{name:18}{percent(metrics[name]):>8}")
     columns = {title: metrics[key] for title, key in _PER_CLASS.items() if metrics.get(key)}
     if not columns:
         return
@@ -42,8 +41,4 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
     width = max(len("class"), *map(len, names)) + 2
     typer.echo(f"\n{'class':{width}}" + "".join(f"{title:>10}" for title in columns))
     for name in names:
-        typer.echo(f"{name:{width}}" + "".join(f"{_percent(column.get(name)):>10}" for column in columns.values()))
-
-
-def _percent(value: Any) -> str:
-    return "-" if value is None or math.isnan(value) else f"{100 * value:.2f}"
+        typer.echo(f"{name:{width}}" + "".join(f"{percent(column.get(name)):>10}" for column in columns.values()))

@@ -172,8 +172,10 @@ def _label_space(labels: str | None) -> LabelSpace | None:
 
 
 def _windows(window: int | None, stride: int | None, published: Any) -> Any:
+    from ..inference.windows import default_stride
+
     side = window or published.window
-    step = stride or (max(1, side * 2 // 3) if window else published.stride)
+    step = stride or (default_stride(side) if window else published.stride)
     if step > side:
         raise typer.BadParameter(f"{step} is more than the window's {side} pixels.", param_hint="--stride")
     return type(published)(side, step)

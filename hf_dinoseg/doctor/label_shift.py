@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..figures import iou
+
 _LEAST_GAIN = 0.1  # of mean IoU
 _LEAST_RATIO = 1.5
 _LEAST_IOU = 0.3  # of at least two renamed classes: one alone may fit by chance, as a constant prediction does
@@ -46,19 +48,18 @@ def find_label_shift(matrix: np.ndarray) -> LabelShift | None:
     hits = np.asarray(matrix, dtype=np.float64)
     truth, predicted = hits.sum(axis=1), hits[:, :count].sum(axis=0)
     hits = hits[:, :count]
-    union = truth[:, None] + predicted[None, :] - hits
-    iou = np.divide(hits, union, out=np.zeros_like(hits), where=union > 0)
+    overlap = np.nan_to_num(iou(hits, truth[:, None], predicted[None, :]))
     present = np.flatnonzero(truth)
     if count < 2 or not len(present):
         return None
 
     def score(source: np.ndarray) -> float:
         """Mean IoU over the classes that occur; `source[t]` is the prediction that stands for truth t, -1 for none."""
-        return float(np.mean([iou[t, source[t]] if source[t] >= 0 else 0.0 for t in present]))
+        return float(np.mean([overlap[t, source[t]] if source[t] >= 0 else 0.0 for t in present]))
 
     identity = np.arange(count)
     before = score(identity)
-    rows, columns = linear_sum_assignment(-iou)
+    rows, columns = linear_sum_assignment(-overlap)
     best_source = np.full(count, -1)
     best_source[rows] = columns
     after, offset = score(best_source), None
@@ -73,7 +74,7 @@ def find_label_shift(matrix: np.ndarray) -> LabelShift | None:
     moves = {
         int(best_source[t]): int(t)
         for t in present.tolist()
-        if best_source[t] not in (-1, t) and iou[t, best_source[t]] >= _LEAST_IOU
+        if best_source[t] not in (-1, t) and overlap[t, best_source[t]] >= _LEAST_IOU
     }
     if len(moves) < 2 or after < before + _LEAST_GAIN or after < _LEAST_RATIO * before:
         return None

@@ -5,7 +5,7 @@ from .calibration import BINS, calibration_counts, summarize_calibration
 from .confusion import ConfusionMatrix, confusion_matrix
 from .intervals import image_counts, image_scores, iou_intervals
 from .label_zero import Figure, ThresholdCurve, background_figures, background_matrices, is_worse
-from .summary import BETA, per_class_table, summarize, without_nan
+from .summary import BETA, per_class_table, summarize
 
 __all__ = [
     "BETA",
@@ -26,5 +26,4 @@ __all__ = [
     "summarize",
     "summarize_boundary",
     "summarize_calibration",
-    "without_nan",
 ]

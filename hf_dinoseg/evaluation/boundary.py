@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from scipy.ndimage import maximum_filter1d, minimum_filter1d
 
+from ..figures import iou, mean_of_known
 from ..labels import LabelSpace
-from .intervals import iou_of_counts
-from .summary import category_keys, mean_of_known
+from .summary import category_keys
 
 DILATION_RATIO = 0.02
 
@@ -65,10 +65,10 @@ def summarize_boundary(counts: torch.Tensor | np.ndarray, label_space: LabelSpac
         `mean_boundary_iou` and `per_category_boundary_iou` (`{"<original id> <name>": float}`); a class that is
         neither true nor predicted is NaN and in no mean.
     """
-    iou = iou_of_counts(torch.as_tensor(counts).cpu().numpy())
+    ious = iou(*torch.as_tensor(counts).cpu().numpy())
     return {
-        "mean_boundary_iou": mean_of_known(iou),
-        "per_category_boundary_iou": dict(zip(category_keys(label_space), iou.tolist(), strict=True)),
+        "mean_boundary_iou": mean_of_known(ious),
+        "per_category_boundary_iou": dict(zip(category_keys(label_space), ious.tolist(), strict=True)),
     }
 
 

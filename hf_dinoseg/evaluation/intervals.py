@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..figures import iou, mean_of_known, ratio
 from ..labels import LabelSpace
 from .summary import category_keys
 
@@ -28,13 +29,6 @@ def image_counts(matrix: torch.Tensor) -> torch.Tensor:
     return torch.stack((right, matrix.sum(-1), matrix[..., :classes].sum(-2)), dim=-2)
 
 
-def iou_of_counts(counts: np.ndarray) -> np.ndarray:
-    """(..., 3, C) counts as of `image_counts` to (..., C) IoU, NaN where a class is neither true nor predicted."""
-    right, truth, predicted = (counts[..., i, :].astype(np.float64) for i in range(3))
-    union = truth + predicted - right
-    return np.divide(right, union, out=np.full_like(union, np.nan), where=union > 0)
-
-
 def image_scores(counts: np.ndarray, indices: Sequence[int]) -> list[dict[str, float]]:
     """Images by how well they were predicted, worst first.
 
@@ -46,15 +40,13 @@ def image_scores(counts: np.ndarray, indices: Sequence[int]) -> list[dict[str, f
         `index`, `mean_iou` (over the classes in this image's truth or prediction) and `overall_accuracy` of each.
         Images of one mean IoU stand in the dataset's order, those without a labelled pixel (NaN) last.
     """
-    iou = iou_of_counts(counts)
-    known = ~np.isnan(iou)
-    number = known.sum(axis=1)
-    right, truth = counts[:, 0].sum(axis=1), counts[:, 1].sum(axis=1)
+    means = mean_of_known(iou(*np.moveaxis(counts, -2, 0)), axis=1)
+    accuracies = ratio(counts[:, 0].sum(axis=1), counts[:, 1].sum(axis=1))
     rows = [
         {
             "index": index,
-            "mean_iou": float(np.where(known[i], iou[i], 0).sum() / number[i]) if number[i] else float("nan"),
-            "overall_accuracy": float(right[i] / truth[i]) if truth[i] else float("nan"),
+            "mean_iou": float(means[i]),
+            "overall_accuracy": float(accuracies[i]),
         }
         for i, index in enumerate(indices)
     ]
@@ -90,11 +82,10 @@ def iou_intervals(
             rows = min(at_once, resamples - start)
             drawn = rng.integers(images, size=(rows, images)) + np.arange(rows)[:, None] * images
             weights = np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images)
-            parts.append(iou_of_counts((weights.astype(np.float64) @ flat).reshape(rows, 3, classes)))
+            right, truth, predicted = (weights.astype(np.float64) @ flat).reshape(rows, 3, classes).transpose(1, 0, 2)
+            parts.append(iou(right, truth, predicted))
         ious = np.concatenate(parts)
-        known = ~np.isnan(ious)
-        number = known.sum(axis=1)
-        means = np.where(known, ious, 0).sum(axis=1)[number > 0] / number[number > 0]
+        means = mean_of_known(ious, axis=1)
     keys = category_keys(label_space)
     often = (counts[:, 1:].sum(axis=1) > 0).sum(axis=0) > 1  # classes that are true or predicted in two images
     ious = np.where(often, ious, np.nan)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
+from ..figures import iou, mean_of_known, ratio
 from ..labels import LabelSpace
 from .confusion import confusion_matrix
 
@@ -57,21 +58,14 @@ def background_figures(matrices: torch.Tensor | np.ndarray) -> dict[str, Any]:
 def _figures(matrix: np.ndarray) -> dict[str, float]:
     labelled = matrix[:-1]
     return {
-        "id0_iou": float(_iou(matrix)[-1]),
-        "mean_iou": _mean(_iou(np.vstack((labelled, np.zeros_like(matrix[-1:]))))[:-1]),
-        "mean_iou_id0_as_class": _mean(_iou(matrix)),
+        "id0_iou": float(_iou_of(matrix)[-1]),
+        "mean_iou": mean_of_known(_iou_of(np.vstack((labelled, np.zeros_like(matrix[-1:]))))[:-1]),
+        "mean_iou_id0_as_class": mean_of_known(_iou_of(matrix)),
     }
 
 
-def _iou(matrix: np.ndarray) -> np.ndarray:
-    hits = matrix.diagonal()
-    union = matrix.sum(axis=0) + matrix.sum(axis=1) - hits
-    return np.divide(hits, union, out=np.full_like(hits, np.nan), where=union > 0)
-
-
-def _mean(values: np.ndarray) -> float:
-    valid = values[~np.isnan(values)]
-    return float(valid.mean()) if valid.size else float("nan")
+def _iou_of(matrix: np.ndarray) -> np.ndarray:
+    return iou(matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0))
 
 
 class ThresholdCurve:
@@ -134,13 +128,13 @@ class ThresholdCurve:
         right, labelled, under_zero = (_from_each_on(c) for c in (self.right, self.labelled, self.under_zero))
         truth, zero = self.truth.numpy()[:, None], int(self.under_zero.sum())
         found, missed = zero - under_zero.sum(axis=0), int(self.truth.sum()) - labelled.sum(axis=0)
-        id0 = _share(found, zero + missed)
-        each = _share(right, truth + labelled - right)
-        seen = _share(right, truth + labelled + under_zero - right)
+        id0 = ratio(found, zero + missed)
+        each = iou(right, truth, labelled)
+        seen = iou(right, truth, labelled + under_zero)
         return {
             "id0_iou": id0,
-            "mean_iou": _mean_over_classes(each),
-            "mean_iou_id0_as_class": _mean_over_classes(np.vstack((seen, id0))),
+            "mean_iou": mean_of_known(each, axis=0),
+            "mean_iou_id0_as_class": mean_of_known(np.vstack((seen, id0)), axis=0),
         }
 
     def place(self, threshold: float | None) -> int:
@@ -177,12 +171,3 @@ def is_worse(figure: float, than: float) -> bool:
 def _from_each_on(counts: torch.Tensor) -> np.ndarray:
     """(C, 8000) how many have a score of at least each threshold."""
     return counts.flip(1).cumsum(1).flip(1).numpy()
-
-
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
-
-
-def _mean_over_classes(values: np.ndarray) -> np.ndarray:
-    known = ~np.isnan(values)
-    return _share(np.where(known, values, 0.0).sum(axis=0), known.sum(axis=0))

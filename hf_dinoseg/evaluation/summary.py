@@ -14,7 +14,6 @@ A figure can be asked for by name, to choose a checkpoint by: `mean_iou`, or of 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
+from ..figures import iou, mean_of_known, percent, ratio
 from ..labels import LabelSpace
 
 BETA = 2.0
@@ -60,23 +60,23 @@ def summarize(matrix: torch.Tensor | np.ndarray, label_space: LabelSpace, beta: 
         ValueError: if the matrix has another shape than the label space asks for.
     """
     hits, truth, predicted = _counts(matrix, label_space)
-    accuracy = _ratio(hits, truth)
+    accuracy = ratio(hits, truth)
     ratios = {
-        "iou": _ratio(hits, truth + predicted - hits),
+        "iou": iou(hits, truth, predicted),
         "accuracy": accuracy,
-        "dice": _ratio(2 * hits, truth + predicted),
-        "precision": _ratio(hits, predicted),
+        "dice": ratio(2 * hits, truth + predicted),
+        "precision": ratio(hits, predicted),
         "recall": accuracy,
-        "f_beta": _ratio((1 + beta**2) * hits, beta**2 * truth + predicted),
+        "f_beta": ratio((1 + beta**2) * hits, beta**2 * truth + predicted),
     }
     keys = category_keys(label_space)
     return {
         "mean_iou": mean_of_known(ratios["iou"]),
         "mean_accuracy": mean_of_known(accuracy),
-        "overall_accuracy": float(_ratio(hits.sum(), truth.sum())),
+        "overall_accuracy": float(ratio(hits.sum(), truth.sum())),
         **{f"mean_{name}": mean_of_known(ratios[name]) for name in ("dice", "precision", "recall", "f_beta")},
         "beta": beta,
-        "frequency_weighted_iou": float(_ratio(np.nansum(truth * ratios["iou"]), truth.sum())),
+        "frequency_weighted_iou": float(ratio(np.nansum(truth * ratios["iou"]), truth.sum())),
         **{f"per_category_{name}": dict(zip(keys, values.tolist(), strict=True)) for name, values in ratios.items()},
         "num_absent_classes": int(((truth + predicted) == 0).sum()),
     }
@@ -169,8 +169,8 @@ def per_class_table(matrix: torch.Tensor | np.ndarray, label_space: LabelSpace) 
     rows = [["id", "class", "IoU", "Dice", "accuracy", "of truth"]]
     for index, (original_id, name) in enumerate(_names(label_space)):
         shares = [column[index] for column in columns] + [int(truth[index]) / total]
-        rows.append([str(original_id), name, *map(_percent, shares)])
-    rows.append(["", "mean", *(_percent(figures[f"mean_{kind}"]) for kind in ("iou", "dice", "accuracy")), ""])
+        rows.append([str(original_id), name, *map(percent, shares)])
+    rows.append(["", "mean", *(percent(figures[f"mean_{kind}"]) for kind in ("iou", "dice", "accuracy")), ""])
     widths = [max(len(row[i]) for row in rows) for i in range(6)]
     lines = []
     for row in rows:
@@ -180,7 +180,7 @@ def per_class_table(matrix: torch.Tensor | np.ndarray, label_space: LabelSpace) 
     rule = "-" * max(map(len, lines))
     lines[1:1] = [rule]
     lines[-1:-1] = [rule]
-    notes = f"overall accuracy {_percent(figures['overall_accuracy'])} of {int(truth.sum())} labelled pixels"
+    notes = f"overall accuracy {percent(figures['overall_accuracy'])} of {int(truth.sum())} labelled pixels"
     if absent := figures["num_absent_classes"]:
         notes += f"; classes neither present nor predicted, in no mean: {absent}"
     if unanswered := int(np.asarray(torch.as_tensor(matrix).cpu())[:, -1].sum()):
@@ -203,26 +203,3 @@ def _counts(matrix: torch.Tensor | np.ndarray, label_space: LabelSpace) -> tuple
 
 def _names(label_space: LabelSpace) -> list[tuple[int, str]]:
     return [(i, label_space.id2label[train_id]) for train_id, i in enumerate(label_space.original_ids)]
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    whole = np.asarray(whole, dtype=np.float64)
-    return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
-
-
-def mean_of_known(values: np.ndarray) -> float:
-    valid = values[~np.isnan(values)]
-    return float(valid.mean()) if valid.size else float("nan")
-
-
-def _percent(value: float) -> str:
-    return "-" if np.isnan(value) else f"{100 * value:.2f}"
-
-
-def without_nan(data: Any) -> Any:
-    """Plain data for JSON, which knows no NaN: a figure that does not exist is null."""
-    if isinstance(data, Mapping):
-        return {str(key): without_nan(value) for key, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [without_nan(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..figures import is_figure, percent
 from ..labels import LabelSpace
 from ..models import head_class
 from ..recipe import write_yaml
@@ -162,22 +162,14 @@ def _eval_results(metrics: Mapping[str, Any], data: Mapping[str, Any]) -> list[E
             metric_value=round(float(metrics[key]), 6),
         )
         for key, name in _MEANS.items()
-        if _is_figure(metrics.get(key))  # NaN is no value that the Hub's metadata can hold
+        if is_figure(metrics.get(key))  # NaN is no value that the Hub's metadata can hold
     ]
-
-
-def _is_figure(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _percent(value: Any) -> str:
-    return f"{100 * value:.2f}" if _is_figure(value) else "-"
 
 
 def _span(interval: Any) -> str:
     """An interval in per cent, or nothing where there is none."""
-    known = isinstance(interval, (list, tuple)) and len(interval) == 2 and all(map(_is_figure, interval))
-    return f"{_percent(interval[0])} to {_percent(interval[1])}" if known else ""
+    known = isinstance(interval, (list, tuple)) and len(interval) == 2 and all(map(is_figure, interval))
+    return f"{percent(interval[0])} to {percent(interval[1])}" if known else ""
 
 
 def _cell(text: str) -> str:
@@ -200,7 +192,7 @@ def _label_rows(space: LabelSpace) -> list[dict[str, Any]]:
 
 def _mean_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return [
-        (name, _percent(metrics[key]), _span(metrics.get(f"{key}_interval")))
+        (name, percent(metrics[key]), _span(metrics.get(f"{key}_interval")))
         for key, name in _MEANS.items()
         if key in metrics
     ]
@@ -211,7 +203,7 @@ def _class_rows(space: LabelSpace, metrics: Mapping[str, Any]) -> list[dict[str,
     for i in space.original_ids:
         key = f"{i} {space.classes[i]}"
         figures = {
-            name: _percent((metrics.get(f"per_category_{name}") or {}).get(key)) for name in ("iou", "dice", "accuracy")
+            name: percent((metrics.get(f"per_category_{name}") or {}).get(key)) for name in ("iou", "dice", "accuracy")
         }
         span = _span((metrics.get("per_category_iou_interval") or {}).get(key))
         rows.append({"id": i, "name": _cell(space.classes[i]), "span": span, **figures})
@@ -263,7 +255,7 @@ def _backbone_text(backbone: str | Mapping[str, Any], base_model: str | None) ->
 
 
 def _results_text(metrics: Mapping[str, Any], dataset: str) -> str:
-    if not any(_is_figure(metrics.get(key)) for key in _MEANS):
+    if not any(is_figure(metrics.get(key)) for key in _MEANS):
         return ""
     images = f"{metrics['num_images']} images of the" if metrics.get("num_images") else "The"
     step = f", checkpoint of step {metrics['step']}" if metrics.get("step") else ""
@@ -300,7 +292,7 @@ def _training_text(recipe: Mapping[str, Any], metrics: Mapping[str, Any]) -> str
     tuned = _TUNED[model["tune"]].format(**model)
     images = f" on {metrics['train_images']} images" if metrics.get("train_images") else ""
     time = ""
-    if _is_figure(metrics.get("seconds")):
+    if is_figure(metrics.get("seconds")):
         where = f" on {metrics['hardware']}" if metrics.get("hardware") else ""
         time = f" It took {_duration(metrics['seconds'])} in all{where}."
     start = f" The head started from the weights of `{model['init_head_from']}`." if model["init_head_from"] else ""

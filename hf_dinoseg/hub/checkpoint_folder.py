@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from ..checkpoint import CARD_FILE, METRICS_FILE
-from ..evaluation import without_nan
+from ..figures import write_json
 from ..visualize import CURVES_FILE
 from .card import model_card
 
@@ -54,8 +53,3 @@ def hardware(device: torch.device, processes: int) -> str:
     threads = f"{torch.get_num_threads()} CPU thread{'s' if torch.get_num_threads() > 1 else ''}"
     single = name(device) if name else f"{threads} ({platform.machine()})"
     return f"{processes} × {single}" if processes > 1 else single
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """JSON with null for NaN, which JSON does not have."""
-    path.write_text(json.dumps(without_nan(data), indent=2) + "\n", encoding="utf-8")

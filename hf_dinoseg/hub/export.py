@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ..errors import DinoSegError
 from ..inference import Segmenter
 from ..labels import LabelSpace
-from ..models.semantic_scores import semantic_labels_and_scores, semantic_scores, without_unlikely
+from ..models.scores import semantic_labels_and_scores, semantic_scores, without_unlikely
 from ..version import __version__
 
 logger = logging.getLogger(__name__)

@@ -3,19 +3,19 @@
 from .background import Background
 from .folders import Job, Outcome, segment_files
 from .large_images import segment_large
-from .predict import as_input, predict_best, predict_label_map, predict_scores
+from .predict import Inference, as_input, predict_best, predict_scores
 from .segmenter import SegmentationResult, Segmenter
 from .windows import window_positions
 
 __all__ = [
     "Background",
+    "Inference",
     "Job",
     "Outcome",
     "SegmentationResult",
     "Segmenter",
     "as_input",
     "predict_best",
-    "predict_label_map",
     "predict_scores",
     "segment_files",
     "segment_large",

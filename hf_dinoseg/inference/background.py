@@ -19,7 +19,7 @@ from typing import Literal, get_args
 import torch
 
 from ..errors import InputError
-from ..models.semantic_scores import without_unlikely
+from ..models.scores import without_unlikely
 
 Policy = Literal["none", "threshold", "truth"]
 

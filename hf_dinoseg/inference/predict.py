@@ -8,16 +8,17 @@ model's own dtype unless autocast is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from typing_extensions import Unpack
 
 from ..errors import InputError
-from ..models.semantic_scores import ScoreMap, rows_per_strip
+from ..models.scores import ScoreMap, rows_per_strip
 from .test_time_augmentation import views
 from .windows import Autocast, Blend, Mode, Size, WindowScores, resolve_window, with_autocast
 
@@ -46,49 +47,59 @@ def as_input(pixel_values: torch.Tensor, model: nn.Module) -> torch.Tensor:
     return pixel_values.to(device=parameter.device, dtype=dtype)
 
 
+class Inference(TypedDict, total=False):
+    """How images are predicted. A recipe's `evaluation` section has these fields, and a checkpoint's `config.inference`
+    keeps them.
+
+    Attributes:
+        mode: `whole` (the default) or `slide`.
+        window: side of a window in pixels; 512 if None.
+        stride: distance of windows in pixels; two thirds of the window if None.
+        batch_size: windows that the model sees at once, 8 by default, taken across positions and images.
+        blend: how overlapping windows are averaged: `mean` (the default), or `smooth` for weights that fade towards
+            their borders.
+        tta: sizes and mirror images that are averaged; see `test_time_augmentation.views`.
+        autocast: the model runs under `torch.autocast` in this type, `bfloat16` or `float16`; None for its own.
+    """
+
+    mode: Mode
+    window: int | None
+    stride: int | None
+    batch_size: int
+    blend: Blend
+    tta: Mapping[str, Any] | None
+    autocast: Autocast | None
+
+
 @torch.inference_mode()
 def predict_scores(
     model: nn.Module,
     pixel_values: torch.Tensor,
-    mode: Mode = "whole",
-    window: int | None = None,
-    stride: int | None = None,
-    batch_size: int = 8,
-    blend: Blend = "mean",
-    tta: Mapping[str, Any] | None = None,
-    autocast: Autocast | None = None,
     target_size: Size | None = None,
     output_device: torch.device | str | None = None,
+    **inference: Unpack[Inference],
 ) -> torch.Tensor:
     """Class scores of every pixel.
 
     Args:
-        model: returns an output that `models.semantic` reads; in evaluation mode.
+        model: returns an output that `models.scores` reads; in evaluation mode.
         pixel_values: (3, H, W) or (B, 3, H, W), normalised, on the model's device.
-        mode: `whole` or `slide`.
-        window: side of a window in pixels; 512 if None.
-        stride: distance of windows in pixels; two thirds of the window if None.
-        batch_size: windows that the model sees at once. They are taken across positions and images.
-        blend: how overlapping windows are averaged: `mean`, or `smooth` for weights that fade towards their borders.
-        tta: sizes and mirror images that are averaged; see `tta.views`.
-        autocast: the model runs under `torch.autocast` in this type, `bfloat16` or `float16`; None for its own.
         target_size: (H0, W0) of the answer; (H, W) if None. In whole mode the model's maps go straight to it, in
             slide mode the averaged scores are resized (bilinear).
         output_device: where the scores are collected, strip by strip: the host, where a device's memory would not
             hold them. The images' device if None.
+        inference: see `Inference`.
 
     Returns:
-        (B, C, H0, W0) float32 scores; see `models.semantic.semantic_scores` for their scale.
+        (B, C, H0, W0) float32 scores; see `models.scores.semantic_scores` for their scale.
 
     Raises:
-        ValueError: on an unknown mode or blend, a window and stride that leave gaps, or an image beyond
+        InputError: on an unknown mode or blend, a window and stride that leave gaps, or an image beyond
             `WHOLE_MAX_PIXELS` in whole mode.
     """
     pixel_values, size = _batch(pixel_values, target_size)
     scores = torch.empty(0)
-    run = with_autocast(model, autocast)
-    sources = _sources(run, pixel_values, size, mode, window, stride, batch_size, blend, tta)
-    for top, strip in score_strips(sources, size):
+    for top, strip in score_strips(_sources(model, pixel_values, size, **inference), size):
         if top == 0:
             scores = torch.empty((*strip.shape[:2], *size), device=output_device or strip.device)
         scores[:, :, top : top + strip.shape[2]] = strip
@@ -96,53 +107,22 @@ def predict_scores(
 
 
 @torch.inference_mode()
-def predict_label_map(
-    model: nn.Module,
-    pixel_values: torch.Tensor,
-    target_size: Size | None = None,
-    mode: Mode = "whole",
-    window: int | None = None,
-    stride: int | None = None,
-    batch_size: int = 8,
-    blend: Blend = "mean",
-    tta: Mapping[str, Any] | None = None,
-    autocast: Autocast | None = None,
-) -> torch.Tensor:
-    """The best class of every pixel; arguments and errors are those of `predict_scores`.
-
-    Returns:
-        (B, H0, W0) int64 train ids; B is 1 for an image without a batch dimension.
-    """
-    return predict_best(model, pixel_values, target_size, mode, window, stride, batch_size, blend, tta, autocast)[0]
-
-
-@torch.inference_mode()
 def predict_best(
-    model: nn.Module,
-    pixel_values: torch.Tensor,
-    target_size: Size | None = None,
-    mode: Mode = "whole",
-    window: int | None = None,
-    stride: int | None = None,
-    batch_size: int = 8,
-    blend: Blend = "mean",
-    tta: Mapping[str, Any] | None = None,
-    autocast: Autocast | None = None,
+    model: nn.Module, pixel_values: torch.Tensor, target_size: Size | None = None, **inference: Unpack[Inference]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `predict_label_map`, with the score of each pixel's best class. Of equal scores the lower class wins.
+    """The best class of every pixel and its score; of equal scores the lower class wins. Arguments and errors are those
+    of `predict_scores`.
 
     The scores of all classes are held for a few rows only.
 
     Returns:
-        (B, H0, W0) int64 train ids, and (B, H0, W0) float32 scores.
+        (B, H0, W0) int64 train ids, and (B, H0, W0) float32 scores; B is 1 for an image without a batch dimension.
     """
     pixel_values, size = _batch(pixel_values, target_size)
     shape = (len(pixel_values), *size)
     labels = torch.empty(shape, dtype=torch.int64, device=pixel_values.device)
     best = torch.empty(shape, device=pixel_values.device)
-    run = with_autocast(model, autocast)
-    sources = _sources(run, pixel_values, size, mode, window, stride, batch_size, blend, tta)
-    for top, strip in score_strips(sources, size):
+    for top, strip in score_strips(_sources(model, pixel_values, size, **inference), size):
         part = slice(top, top + strip.shape[2])
         torch.max(strip, dim=1, out=(best[:, part], labels[:, part]))
     return labels, best
@@ -209,49 +189,42 @@ def _batch(pixel_values: torch.Tensor, target_size: Size | None) -> tuple[torch.
 
 
 def _sources(
-    model: Callable[..., Any],
+    model: nn.Module,
     pixel_values: torch.Tensor,
     size: Size,
-    mode: Mode,
-    window: int | None,
-    stride: int | None,
-    batch_size: int,
-    blend: Blend,
-    tta: Mapping[str, Any] | None,
+    mode: Mode = "whole",
+    window: int | None = None,
+    stride: int | None = None,
+    batch_size: int = 8,
+    blend: Blend = "mean",
+    tta: Mapping[str, Any] | None = None,
+    autocast: Autocast | None = None,
 ) -> list[RowScores]:
-    """Scores at the target size, one source for each view of the images."""
+    """Scores at the target size, one source for each view of the images. Here stand the defaults of `Inference`."""
     window, stride = resolve_window(mode, window, stride)
+    run = with_autocast(model, autocast)
+
+    def look(pixels: torch.Tensor) -> RowScores:
+        own_size = (pixels.shape[-2], pixels.shape[-1])
+        if mode == "whole":
+            if own_size[0] * own_size[1] > WHOLE_MAX_PIXELS:
+                raise InputError(
+                    f"an image of {own_size[1]}×{own_size[0]} pixels is too large to be seen whole (at most "
+                    f"{WHOLE_MAX_PIXELS} pixels). Use windows (mode slide), or let the image processor make it smaller."
+                )
+            return ScoreMap(run(pixel_values=pixels), size)
+
+        def crop(image: int, top: int, left: int, height: int, width: int) -> torch.Tensor:
+            return pixels[image, :, top : top + height, left : left + width]
+
+        source = WindowScores(run, crop, len(pixels), own_size, window, stride, batch_size, blend)
+        return source if own_size == size else Resized(source, own_size, size)
+
     sources: list[RowScores] = []
     for view in views(tta):
-        source = _source(model, view.of(pixel_values), size, mode, window, stride, batch_size, blend)
+        source = look(view.of(pixel_values))
         sources.append(Mirrored(source) if view.flip else source)
     return sources
-
-
-def _source(
-    model: Callable[..., Any],
-    pixel_values: torch.Tensor,
-    size: Size,
-    mode: Mode,
-    window: int,
-    stride: int,
-    batch_size: int,
-    blend: Blend,
-) -> RowScores:
-    own_size = (pixel_values.shape[-2], pixel_values.shape[-1])
-    if mode == "whole":
-        if own_size[0] * own_size[1] > WHOLE_MAX_PIXELS:
-            raise InputError(
-                f"an image of {own_size[1]}×{own_size[0]} pixels is too large to be seen whole (at most "
-                f"{WHOLE_MAX_PIXELS} pixels). Use windows (mode slide), or let the image processor make it smaller."
-            )
-        return ScoreMap(model(pixel_values=pixel_values), size)
-
-    def crop(image: int, top: int, left: int, height: int, width: int) -> torch.Tensor:
-        return pixel_values[image, :, top : top + height, left : left + width]
-
-    source = WindowScores(model, crop, len(pixel_values), own_size, window, stride, batch_size, blend)
-    return source if own_size == size else Resized(source, own_size, size)
 
 
 def pixels_at_once(device: torch.device, batch_size: int, window: int) -> int:
@@ -265,7 +238,7 @@ def predict_images(
     images: Sequence[torch.Tensor],
     sizes: Sequence[Size],
     at_once: int | None = None,
-    **inference: Any,
+    **inference: Unpack[Inference],
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Label map and best scores of each image, in order; neighbours of one size are shown to the model together.
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from ..errors import InputError
-from ..models.semantic_scores import ScoreMap
+from ..models.scores import ScoreMap
 
 Mode = Literal["whole", "slide"]
 Blend = Literal["mean", "smooth"]
@@ -42,6 +42,11 @@ def window_positions(length: int, window: int, stride: int) -> list[int]:
     return [*range(0, last, stride), last]
 
 
+def default_stride(window: int) -> int:
+    """The step from window to window where none is given: two thirds of the window."""
+    return max(1, window * 2 // 3)
+
+
 def resolve_window(mode: str, window: int | None, stride: int | None) -> tuple[int, int]:
     """Window and stride, with defaults: 512, and two thirds of the window.
 
@@ -51,7 +56,7 @@ def resolve_window(mode: str, window: int | None, stride: int | None) -> tuple[i
     if mode not in ("whole", "slide"):
         raise InputError(f"inference mode {mode!r} is not known; it is one of whole, slide.")
     window = DEFAULT_WINDOW if window is None else window
-    stride = max(1, 2 * window // 3) if stride is None else stride
+    stride = default_stride(window) if stride is None else stride
     window_positions(1, window, stride)
     return window, stride
 

@@ -13,7 +13,7 @@ from .heads import HEADS, Head, Setting, head_class, head_settings, register_hea
 from .image_processing_dinoseg import DinoSegImageProcessor
 from .modeling_dinoseg import DinoSegForSemanticSegmentation
 from .outputs import DinoSegOutput
-from .semantic_scores import semantic_label_map, semantic_labels_and_scores, semantic_scores, without_unlikely
+from .scores import semantic_labels_and_scores, semantic_scores, without_unlikely
 
 # With the package installed the Auto classes know the model, and the pipeline, which goes by names, does not log that
 # it does not. The last three lines make `save_pretrained` write the code beside the weights, so that the Auto classes
@@ -42,7 +42,6 @@ __all__ = [
     "head_class",
     "head_settings",
     "register_head",
-    "semantic_label_map",
     "semantic_labels_and_scores",
     "semantic_scores",
     "without_unlikely",

@@ -13,7 +13,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import ModelOutput
 
-from .semantic_scores import semantic_labels_and_scores, without_unlikely
+from .scores import semantic_labels_and_scores, without_unlikely
 
 
 class DinoSegImageProcessorKwargs(ImagesKwargs, total=False):

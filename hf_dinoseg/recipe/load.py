@@ -22,6 +22,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ..errors import RecipeError
+from ..inference.windows import default_stride
 from ..labels import LabelSpace
 from .messages import SectionError, list_faults, nearest, show
 from .presets import with_preset
@@ -167,7 +168,7 @@ def _elsewhere(key: str) -> list[str]:
 
 def _with_windows(evaluation: Evaluation, crop_size: int) -> Evaluation:
     window = evaluation.window or max(crop_size, evaluation.stride or 0)
-    stride = evaluation.stride or max(1, window * 2 // 3)
+    stride = evaluation.stride or default_stride(window)
     return evaluation.model_copy(update={"window": window, "stride": stride})
 
 

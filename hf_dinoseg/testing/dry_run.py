@@ -21,6 +21,7 @@ from typing import Any
 import datasets
 from transformers.utils import logging as transformers_logging
 
+from ..inference.windows import default_stride
 from ..models import HEADS
 from ..recipe import Recipe
 from ..run import check_recipe, train
@@ -102,7 +103,7 @@ def rehearsal(recipe: Recipe, folder: Path) -> Recipe:
         "init_head_from": None,
         **{name: size for head in HEADS.values() for name, size in head.small.items()},
     }
-    windows = {"window": _CROP, "stride": _CROP * 2 // 3, "max_samples": 1, "panels": 0}
+    windows = {"window": _CROP, "stride": default_stride(_CROP), "max_samples": 1, "panels": 0}
     windows |= {"shortest_edge": 48} if evaluation["shortest_edge"] else {}
     training = {key: value for key, value in recipe.training.items() if key in _KEPT and value is not None}
     training |= {

@@ -205,9 +205,9 @@ def _compose(cells: Sequence[tuple[str, Image.Image]], legend: Sequence[_Entry],
     left = _GAP
     first = cells[0][1]
     canvas.info[_IMAGE_BOX] = f"{left} {top + line} {left + first.width} {top + line + first.height}"
-    for heading, canvas in cells:
+    for heading, cell in cells:
         draw.text((left, top), fitting(heading, font, slot), _INK, font)
-        canvas.paste(canvas, (left, top + line))
+        canvas.paste(cell, (left, top + line))
         left += slot + _GAP
     _draw_entries(canvas, legend, font, (columns, entry_width, line), below)
     return canvas

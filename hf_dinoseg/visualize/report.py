@@ -14,6 +14,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 from PIL import Image
 
+from ..figures import is_figure, without_nan
 from ..labels import LabelSpace
 from .overlay import check_size
 from .palette import class_colors, void_mask
@@ -118,7 +119,7 @@ def render_report(
         ],
         caption=caption,
         recipe=recipe,
-        metrics_text=json.dumps(_without_nan(metrics), indent=2, ensure_ascii=False),
+        metrics_text=json.dumps(without_nan(metrics), indent=2, ensure_ascii=False),
         versions=", ".join(f"{name} {number}" for name, number in (metrics.get("versions") or {}).items()),
         data={
             "names": names,
@@ -135,24 +136,12 @@ def _images_text(shown: int, total: int) -> str:
     return f"The {shown - shown // 2} worst and the {shown // 2} best of {total}, by the mean IoU of each; worst first."
 
 
-def _is_figure(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _without_nan(data: Any) -> Any:
-    if isinstance(data, Mapping):
-        return {str(key): _without_nan(value) for key, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [_without_nan(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
-
-
 def _tiles(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
     tiles = []
     for key, name in _TILES.items():
-        if _is_figure(metrics.get(key)):
+        if is_figure(metrics.get(key)):
             interval = metrics.get(f"{key}_interval")
-            note = f"95 % interval {_range(interval)}" if interval and _is_figure(interval[0]) else ""
+            note = f"95 % interval {_range(interval)}" if interval and is_figure(interval[0]) else ""
             tiles.append({"name": name, "value": f"{100 * metrics[key]:.1f} %", "note": note})
     return tiles
 
@@ -178,7 +167,7 @@ def _rows(
         key = f"{original_id} {name}"
         interval: Any = intervals.get(key) or (None, None)
         cells = [_cell(metrics["per_category_iou"].get(key))]
-        known = all(map(_is_figure, interval))
+        known = all(map(is_figure, interval))
         cells.append({"value": 100 * (interval[1] - interval[0]) if known else "", "text": _range(interval)})
         cells += [_cell(metrics[f"per_category_{kind}"].get(key)) for kind in _columns(metrics)]
         cells.append(_cell(float(truth[train_id]) / max(float(truth.sum()), 1.0)))
@@ -187,7 +176,7 @@ def _rows(
 
 
 def _cell(value: Any) -> dict[str, Any]:
-    return {"value": 100 * value, "text": f"{100 * value:.1f}"} if _is_figure(value) else {"value": "", "text": "-"}
+    return {"value": 100 * value, "text": f"{100 * value:.1f}"} if is_figure(value) else {"value": "", "text": "-"}
 
 
 def _embed(image: ReportImage, label_space: LabelSpace) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_dinoseg.inference import Segmenter, predict_label_map, predict_scores
+from hf_dinoseg.inference import Segmenter, predict_best, predict_scores
 from hf_dinoseg.labels import LabelSpace
 from hf_dinoseg.models import DinoSegForSemanticSegmentation, DinoSegImageProcessor
 
@@ -59,7 +59,7 @@ def test_checkpoint_settings_are_used_and_give_the_answer_of_evaluation(checkpoi
     assert result.label_map.shape == result.scores.shape == (70, 83)
     assert set(np.unique(result.label_map).tolist()) <= {3, 7, 40}
     pixel_values = DinoSegImageProcessor.from_pretrained(checkpoint)(images=photo, return_tensors="pt")["pixel_values"]
-    train_ids = predict_label_map(segmenter.model, pixel_values, (70, 83), **segmenter.model.config.inference)
+    train_ids = predict_best(segmenter.model, pixel_values, (70, 83), **segmenter.model.config.inference)[0]
     assert np.array_equal(result.label_map, SPACE.decode(train_ids[0].numpy()))
 
 
@@ -110,8 +110,8 @@ def test_threshold_of_the_checkpoint_is_used_and_void_decodes_to_the_void_id(pho
 def test_one_window_over_everything_equals_whole(photo, checkpoint):
     model = tiny_model()
     pixel_values = DinoSegImageProcessor()(images=photo, return_tensors="pt")["pixel_values"]
-    slide = predict_scores(model, pixel_values, "slide", window=512)
-    assert torch.equal(slide, predict_scores(model, pixel_values, "whole"))
+    slide = predict_scores(model, pixel_values, mode="slide", window=512)
+    assert torch.equal(slide, predict_scores(model, pixel_values, mode="whole"))
 
 
 def test_checkpoint_without_label_space_says_what_to_do(tmp_path):
@@ -127,8 +127,8 @@ def test_training_goes_on_after_predicting(photo):
     """Nothing that the model keeps between calls may be left unfit for gradients."""
     model = tiny_model(freeze_backbone=False)
     pixel_values = DinoSegImageProcessor()(images=photo, return_tensors="pt")["pixel_values"]
-    predict_label_map(model, pixel_values, mode="slide", window=48)
-    predict_label_map(model, pixel_values)
+    predict_best(model, pixel_values, mode="slide", window=48)[0]
+    predict_best(model, pixel_values)[0]
     model.train()
     model(pixel_values=pixel_values).masks_queries_logits.sum().backward()
     assert any(p.grad is not None for p in model.backbone.parameters())

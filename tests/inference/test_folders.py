@@ -175,7 +175,7 @@ KILLED = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_files import make_jobs, segmenter
+from test_folders import make_jobs, segmenter
 from hf_dinoseg.inference import segment_files
 jobs = make_jobs(Path(sys.argv[2]), 60, sizes=((300, 300),))
 print("ready", flush=True)

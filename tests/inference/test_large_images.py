@@ -165,7 +165,7 @@ from pathlib import Path
 def highest():  # ru_maxrss would begin with that of the parent
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 sys.path.insert(0, sys.argv[1])
-from test_large import SPACE, Convolution
+from test_large_images import SPACE, Convolution
 from hf_dinoseg.inference import Segmenter, segment_large
 from hf_dinoseg.models import DinoSegImageProcessor
 segmenter = Segmenter(Convolution(), DinoSegImageProcessor(), SPACE, "slide", 512, 512)

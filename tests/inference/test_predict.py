@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hf_dinoseg.inference import predict_best, predict_label_map, predict_scores, window_positions
+from hf_dinoseg.inference import predict_best, predict_scores, window_positions
 
 
 class QueryModel(nn.Module):
@@ -107,7 +107,7 @@ def test_windows_that_leave_gaps_are_refused(window, stride):
 
 
 def test_unknown_mode_is_refused():
-    for function in (predict_scores, predict_label_map):
+    for function in (predict_scores, predict_best):
         with pytest.raises(ValueError, match="'tiles' is not known; it is one of whole, slide"):
             function(QueryModel(), photos(1, 8, 8), mode="tiles")
 
@@ -122,14 +122,14 @@ def test_slide_equals_the_plain_loop(make_model, height, width, window, stride):
     images = photos(2, height, width)
     expected = torch.stack([slide_from_definition(model, image, window, stride) for image in images])
     for batch_size in (1, 3, 100):
-        scores = predict_scores(model, images, "slide", window, stride, batch_size)
+        scores = predict_scores(model, images, mode="slide", window=window, stride=stride, batch_size=batch_size)
         assert scores.dtype == torch.float32
         assert torch.allclose(scores, expected, atol=1e-5)
 
 
 def test_windows_are_batched_over_positions_and_images():
     model = QueryModel()
-    predict_scores(model, photos(2, 16, 30), "slide", window=16, stride=7, batch_size=4)  # 1 x 3 windows each
+    predict_scores(model, photos(2, 16, 30), mode="slide", window=16, stride=7, batch_size=4)  # 1 x 3 windows each
     assert model.batches == [(4, 3, 16, 16), (2, 3, 16, 16)]
 
 
@@ -137,7 +137,8 @@ def test_stride_is_two_thirds_of_the_window_unless_given():
     with_default, given = QueryModel(), QueryModel()
     images = photos(1, 40, 40)
     assert torch.equal(
-        predict_scores(with_default, images, "slide", window=24), predict_scores(given, images, "slide", 24, 16)
+        predict_scores(with_default, images, mode="slide", window=24),
+        predict_scores(given, images, mode="slide", window=24, stride=16),
     )
 
 
@@ -159,18 +160,18 @@ def test_whole_label_map_is_the_argmax_of_scores_at_the_target_size(make_model, 
     assert labels.dtype == torch.int64
     assert torch.equal(labels, expected.argmax(1))
     assert torch.allclose(scores, expected.amax(1), atol=1e-5)
-    assert torch.equal(predict_label_map(model, images, target), labels)
+    assert torch.equal(predict_best(model, images, target)[0], labels)
 
 
 @pytest.mark.parametrize("target", [None, (50, 61), (11, 13)])
 @pytest.mark.parametrize("strip", [1, 1000, 1 << 19])
 def test_slide_label_map_is_the_argmax_of_resized_scores(target, strip, monkeypatch):
-    monkeypatch.setattr("hf_dinoseg.models.semantic_scores.CACHED_VALUES", strip)
+    monkeypatch.setattr("hf_dinoseg.models.scores.CACHED_VALUES", strip)
     model = QueryModel()
     images = photos(2, 24, 36)
     scores = torch.stack([slide_from_definition(model, image, 16, 11) for image in images])
     resized = upsample(scores, target or (24, 36))
-    labels, best = predict_best(model, images, target, "slide", 16, 11)
+    labels, best = predict_best(model, images, target, mode="slide", window=16, stride=11)
     assert torch.equal(labels, resized.argmax(1))
     assert torch.allclose(best, resized.amax(1), atol=1e-5)
 
@@ -178,9 +179,9 @@ def test_slide_label_map_is_the_argmax_of_resized_scores(target, strip, monkeypa
 def test_image_without_batch_dimension_gives_a_batch_of_one():
     model = QueryModel()
     image = photos(1, 20, 24)
-    labels = predict_label_map(model, image[0], (30, 31))
+    labels = predict_best(model, image[0], (30, 31))[0]
     assert labels.shape == (1, 30, 31)
-    assert torch.equal(labels, predict_label_map(model, image, (30, 31)))
+    assert torch.equal(labels, predict_best(model, image, (30, 31))[0])
 
 
 def test_low_precision_outputs_are_summed_in_float32():
@@ -191,8 +192,8 @@ def test_low_precision_outputs_are_summed_in_float32():
     model = Half()
     images = photos(1, 20, 24)
     for mode in ("whole", "slide"):
-        scores = predict_scores(model, images, mode, 16, 11)
-        exact = predict_scores(QueryModel(), images, mode, 16, 11)
+        scores = predict_scores(model, images, mode=mode, window=16, stride=11)
+        exact = predict_scores(QueryModel(), images, mode=mode, window=16, stride=11)
         assert scores.dtype == torch.float32
         assert (scores - exact).abs().max() < 0.05
         assert len(np.unique(scores.numpy())) > 256  # not the few values that bfloat16 has
@@ -217,10 +218,12 @@ def test_smooth_blending_is_the_weighted_mean_of_windows(make_model, height, wid
             crop = image[0, :, y : y + tall, x : x + wide]
             total[:, y : y + tall, x : x + wide] += weight * scores_from_definition(model, crop, (tall, wide))
             weights[y : y + tall, x : x + wide] += weight
-    scores = predict_scores(model, image, "slide", window, stride, blend="smooth")
+    scores = predict_scores(model, image, mode="slide", window=window, stride=stride, blend="smooth")
     assert torch.allclose(scores[0], total / weights, atol=1e-5)
     if (height, width) != (12, 10):  # one window alone has nothing to blend with
-        assert not torch.allclose(scores, predict_scores(model, image, "slide", window, stride), atol=1e-3)
+        assert not torch.allclose(
+            scores, predict_scores(model, image, mode="slide", window=window, stride=stride), atol=1e-3
+        )
 
 
 @pytest.mark.parametrize("make_model", MODELS)
@@ -253,7 +256,7 @@ def test_scores_can_be_collected_on_another_device():
 
 def test_an_image_too_large_to_be_seen_whole_is_refused(monkeypatch):
     monkeypatch.setattr("hf_dinoseg.inference.predict.WHOLE_MAX_PIXELS", 100)
-    predict_label_map(QueryModel(), photos(1, 10, 10))
+    predict_best(QueryModel(), photos(1, 10, 10))[0]
     with pytest.raises(ValueError, match="11×10 pixels is too large to be seen whole.*mode slide"):
-        predict_label_map(QueryModel(), photos(1, 10, 11))
-    assert predict_label_map(QueryModel(), photos(1, 10, 11), mode="slide", window=8).shape == (1, 10, 11)
+        predict_best(QueryModel(), photos(1, 10, 11))[0]
+    assert predict_best(QueryModel(), photos(1, 10, 11), mode="slide", window=8)[0].shape == (1, 10, 11)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from hf_dinoseg.inference import SegmentationResult, Segmenter, predict_label_map
+from hf_dinoseg.inference import SegmentationResult, Segmenter, predict_best
 from hf_dinoseg.labels import LabelSpace
 from hf_dinoseg.visualize import colorize, overlay
 
@@ -109,7 +109,7 @@ def test_same_answer_as_evaluation(mode, window, stride):
     model = Brightness()
     result = Segmenter(model, process_at_half_size, SPACE, mode, window, stride)(photo)
     pixel_values = process_at_half_size(Image.fromarray(photo), "pt")["pixel_values"][0]
-    labels = predict_label_map(model, pixel_values, (21, 19), mode, window, stride)
+    labels = predict_best(model, pixel_values, (21, 19), mode=mode, window=window, stride=stride)[0]
     assert np.array_equal(result.label_map, SPACE.decode(labels[0].numpy()))
 
 

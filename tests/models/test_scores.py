@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_dinoseg.models import DinoSegOutput, semantic_label_map, semantic_labels_and_scores, semantic_scores
-from hf_dinoseg.models import semantic_scores as semantic
+from hf_dinoseg.models import DinoSegOutput, semantic_labels_and_scores
+from hf_dinoseg.models import scores as semantic
+from hf_dinoseg.models import scores as semantic_scores
 
 
 def outputs(height: int = 7, width: int = 9) -> DinoSegOutput:
@@ -28,7 +29,7 @@ def test_scores_are_the_published_sum(monkeypatch: pytest.MonkeyPatch, size: tup
     assert torch.allclose(semantic_scores(given, size), expected, atol=1e-5)
     labels, best = semantic_labels_and_scores(given, size)
     assert torch.allclose(best, expected.max(1).values, atol=1e-5)
-    assert torch.equal(semantic_label_map(given, size), labels)
+    assert torch.equal(semantic_labels_and_scores(given, size)[0], labels)
     assert labels.dtype == torch.int64 and labels.shape == (2, *size)
 
 

@@ -122,11 +122,6 @@ def semantic_scores(outputs: Any, size: tuple[int, int]) -> Tensor:
     return scores
 
 
-def semantic_label_map(outputs: Any, size: tuple[int, int]) -> Tensor:
-    """The class with the highest score at every pixel: (B, height, width) int64 train ids."""
-    return semantic_labels_and_scores(outputs, size)[0]
-
-
 def semantic_labels_and_scores(outputs: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Label map (B, height, width) int64 and the winning score at every pixel, float32, of the same shape."""
     best, labels = [], []
@@ -145,4 +140,4 @@ def without_unlikely(labels: Tensor, scores: Tensor, threshold: float | None, vo
     return labels if threshold is None else labels.masked_fill(scores < threshold, void)
 
 
-__all__ = ["ScoreMap", "semantic_label_map", "semantic_labels_and_scores", "semantic_scores", "without_unlikely"]
+__all__ = ["ScoreMap", "semantic_labels_and_scores", "semantic_scores", "without_unlikely"]
