@@ -15,8 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from hf_dinoseg.labels import LabelSpace
 from hf_dinoseg.recipe import schema, schema_data
-from hf_dinoseg.recipe.schema_training import _DEFAULTS, _ELSEWHERE, _OWNED, OWN
-from hf_dinoseg.recipe.training_defaults import RULES
+from hf_dinoseg.recipe.schema_training import _DEFAULTS, _ELSEWHERE, _OWNED, OWN, RULES
 
 PAGE = Path(__file__).with_name("recipe.md")
 

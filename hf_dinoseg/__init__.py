@@ -1,8 +1,8 @@
 """Fine-tune DINOv3 for semantic segmentation with the Hugging Face Trainer.
 
 Once the package is imported, transformers' Auto classes and pipelines know its model: at once if transformers is
-imported already, else as soon as it is. Until then neither is loaded, which takes seconds that `dinoseg --help` can do
-without.
+imported already, else as soon as it is. transformers has no list of plug-ins to be entered in, and loading it here
+would cost `dinoseg --help` seconds; hence the finder below, which loads nothing itself and is gone after its one use.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .errors import DinoSegError
     from .inference import Segmenter
     from .labels import LabelSpace
     from .models import DinoSegConfig, DinoSegForSemanticSegmentation, DinoSegImageProcessor
     from .recipe import Recipe, load_recipe
+    from .run import evaluate, train
     from .training import DinoSegTrainer
 
 _LATER = {
+    "DinoSegError": ".errors",
     "DinoSegConfig": ".models",
     "DinoSegForSemanticSegmentation": ".models",
     "DinoSegImageProcessor": ".models",
@@ -32,11 +35,14 @@ _LATER = {
     "LabelSpace": ".labels",
     "Recipe": ".recipe",
     "Segmenter": ".inference",
+    "evaluate": ".run",
     "load_recipe": ".recipe",
+    "train": ".run",
 }
 
 __all__ = [
     "DinoSegConfig",
+    "DinoSegError",
     "DinoSegForSemanticSegmentation",
     "DinoSegImageProcessor",
     "DinoSegTrainer",
@@ -44,7 +50,9 @@ __all__ = [
     "Recipe",
     "Segmenter",
     "__version__",
+    "evaluate",
     "load_recipe",
+    "train",
 ]
 
 

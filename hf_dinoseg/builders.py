@@ -339,10 +339,14 @@ def build_evaluation_arguments(recipe: Recipe, output_dir: str) -> TrainingArgum
 def _arguments(values: dict[str, Any]) -> TrainingArguments:
     # pinned memory only helps copies to an accelerator, and torch warns at each loader where there is none
     values["dataloader_pin_memory"] = values.get("dataloader_pin_memory", True) and torch.accelerator.is_available()
+    before = dict(os.environ)
     try:
         return TrainingArguments(**values)
     except Exception as error:  # of whatever kind: it asks libraries and hardware that this package does not know
-        unset_hf_deepspeed_config()  # which a failure leaves half made, for all that comes after in this process
+        # what a failure leaves half done would be in force for all that comes after in this process
+        unset_hf_deepspeed_config()
+        os.environ.clear()
+        os.environ.update(before)
         reason = " ".join(str(error).split()) or type(error).__name__
         named = [f"training.{key}" for key in values if re.search(rf"\b{key}\b", reason)]
         raise RunError(

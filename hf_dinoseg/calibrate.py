@@ -27,7 +27,7 @@ from .recipe import Recipe, load_recipe
 from .run import evaluate
 from .training.manifest import Manifest
 from .visualize import CURVES_FILE
-from .visualize.threshold_curve import draw_threshold_curve
+from .visualize.curves import draw_threshold_curve
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from safetensors import SafetensorError
 
 from .errors import DinoSegError, ModelError
-from .labels import LabelSpace
 
 if TYPE_CHECKING:
+    from .labels import LabelSpace
     from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor
 
 RECIPE_FILE = "recipe.yaml"
@@ -54,6 +54,7 @@ def load_checkpoint(name: str | os.PathLike[str], **options: Any) -> Checkpoint:
     Raises:
         ModelError: if there is no such checkpoint, or it is broken or of another model; the message says which.
     """
+    from .labels import LabelSpace
     from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor  # takes seconds
 
     where = {key: options[key] for key in _WHERE if key in options}

@@ -1,4 +1,4 @@
-"""Choices that several verbs offer."""
+"""Arguments and choices that several verbs offer."""
 
 from __future__ import annotations
 
@@ -49,6 +49,11 @@ def check_background(policy: Enum | None, threshold: float | None) -> None:
         Choice.resolve(policy.value if policy else None, threshold)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--background, --threshold") from error
+
+
+Checkpoint = Annotated[
+    str, typer.Argument(metavar="CHECKPOINT", help="Checkpoint folder or Hub id.", show_default=False)
+]
 
 
 __all__ = ["Background", "EvaluatedBackground", "Palette", "Threshold", "check_background"]

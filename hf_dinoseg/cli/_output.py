@@ -9,8 +9,6 @@ from typing import Any
 
 import typer
 
-from ..figures import percent, without_nan
-
 _SUMMARY = ("mean_iou", "mean_dice", "mean_accuracy", "overall_accuracy")
 _PER_CLASS = {"IoU": "per_category_iou", "Dice": "per_category_dice", "accuracy": "per_category_accuracy"}
 
@@ -26,11 +24,15 @@ def only_results_on_stdout() -> Iterator[None]:
 
 def print_json(data: Any) -> None:
     """One JSON document; a figure that does not exist (NaN) is null, as JSON knows no NaN."""
+    from ..figures import without_nan
+
     typer.echo(json.dumps(without_nan(data), indent=2, ensure_ascii=False))
 
 
 def print_metrics(metrics: Mapping[str, Any]) -> None:
     """The means and, below, a line for each class; figures in per cent, a dash where there is none."""
+    from ..figures import percent
+
     for name in _SUMMARY:
         if name in metrics:
             typer.echo(f"{name:18}{percent(metrics[name]):>8}")

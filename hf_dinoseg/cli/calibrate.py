@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..checkpoint import check_place
-from ._checkpoint import Checkpoint
 from ._errors import Debug
-from ._options import Background, check_background
+from ._options import Background, Checkpoint, check_background
 from ._output import only_results_on_stdout, print_json
 from .evaluate import _recipe
 from .train import Overrides

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from ..checkpoint import check_place
-from ._checkpoint import Checkpoint
 from ._errors import Debug
+from ._options import Checkpoint
 
 
 def demo(

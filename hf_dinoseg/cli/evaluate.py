@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..checkpoint import check_place, checkpoint_recipe
-from ._checkpoint import Checkpoint
 from ._errors import Debug
-from ._options import EvaluatedBackground, Palette, Threshold, check_background
+from ._options import Checkpoint, EvaluatedBackground, Palette, Threshold, check_background
 from ._output import only_results_on_stdout, print_json, print_metrics
 from .train import Overrides
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from ..checkpoint import check_place
-from ._checkpoint import Checkpoint
 from ._errors import Debug
 from ._images import find_images
+from ._options import Checkpoint
 from ._output import only_results_on_stdout, print_json
 
 

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..checkpoint import check_place
-from ._checkpoint import Checkpoint
 from ._errors import FAILED, Debug
 from ._images import Image, find_images, name_results
-from ._options import Background, Palette, Threshold, check_background
+from ._options import Background, Checkpoint, Palette, Threshold, check_background
 from ._output import only_results_on_stdout, print_json
 
 if TYPE_CHECKING:

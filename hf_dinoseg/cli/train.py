@@ -63,9 +63,8 @@ def train(
         return
     from .. import run
 
-    unchecked = {"force": True} if force else {}
     with only_results_on_stdout() if json else nullcontext():
-        metrics = run.train(checked, resume=resume, overwrite=overwrite, **unchecked)
+        metrics = run.train(checked, resume=resume, overwrite=overwrite, force=force)
     if os.environ.get("RANK", "0") == "0":
         if json:
             print_json(metrics)

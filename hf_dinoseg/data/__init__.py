@@ -4,7 +4,7 @@ from .collate import collate, collate_eval, expand_batch
 from .dataset import EvalDataset, SegmentationDataset
 from .label_maps import read_label_map
 from .label_zero import with_zero, zero_is_void, zero_mask
-from .rare_classes import RareClassCrops
+from .sampling import RareClassCrops
 from .sources import load_folder, load_source, load_stored, load_synthetic_retina, load_table
 from .streaming import StreamingSegmentationDataset, StreamLoader, as_stream, first_rows, open_stream
 from .synthetic import draw_fundus

@@ -18,11 +18,10 @@ from ..images import MAX_PIXELS, cell_name, read_image, read_mask, read_upper
 from ..labels import LabelSpace
 from .label_maps import read_label_map
 from .label_zero import zero_is_void, zero_mask
-from .rare_classes import RareClassCrops
+from .sampling import RareClassCrops, WeightedDraws
 from .sources.mixture import WEIGHT
 from .targets import OnBadSample, Skipped
 from .transforms import ImageSource, TrainTransform, label_tensor
-from .weighted_sampling import WeightedDraws
 
 _RARE = 1  # keeps the draws of rare classes apart from those of crops
 

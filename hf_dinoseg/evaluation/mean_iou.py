@@ -23,6 +23,10 @@ class MeanIoU(evaluate.Metric):
 
     Label maps may differ in size from image to image. One confusion matrix is kept, and no map.
 
+    `DinoSegTrainer` does not go through it: its processes send counts of each image, with the image's index, so that
+    copies that fill up the last batch are counted once (`streamed.StreamedMetrics`); an `evaluate.Metric` takes
+    predictions and knows no index. The figures are those of one function, `summary.summarize`.
+
     Args:
         label_space: names and original ids of the classes, and the train id of void.
         kwargs: as for any `evaluate.Metric`.

@@ -18,8 +18,7 @@ from huggingface_hub import HfApi
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
-from .push import Pushed, open_repository, push, refuse_tokens, shared_files, upload
-from .push_errors import PushError
+from .push import Pushed, PushError, open_repository, push, refuse_tokens, shared_files, upload
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from ..errors import InputError
 from ..recipe import write_yaml
-from .push_errors import PushError, explained
+from .push import PushError, explained
 
 _PACKAGE = Path(__file__).parents[1]
 _KINDS = {".py", ".md", ".json", ".yaml", ".js", ".css", ".j2", ".typed"}

@@ -50,9 +50,8 @@ from .callbacks import AverageCallback, BegunCallback, ClockCallback, EpochCallb
 from .distributed import average_buffers, synchronise_batch_norms, whole_on_each_process
 from .log_images import show_evaluation
 from .manifest import Manifest
-from .optimizer import parameter_groups
+from .optimizer import one_cycle_schedule, parameter_groups, two_stage_schedule
 from .output_folder import newest_whole_checkpoint
-from .schedules import one_cycle_schedule, two_stage_schedule
 from .signals import SIGNALS, Preempted, SaveOnSignal
 from .step_log import StepLog
 from .weights import OwnWeights

@@ -1,11 +1,11 @@
 """Images of label maps: colours, overlays, panels, the report. Everything here takes and draws original ids."""
 
 from .confusion_matrix import CONFUSION_FILE, save_confusion
+from .curves import CURVES_FILE, save_curves
 from .overlay import color_image, overlay
 from .palette import VOID_COLOR, Palette, class_colors, colorize, palette_image, with_palette
 from .panels import image_of_panel, legend, panel, save_panel
 from .report import ReportImage, render_report
-from .training_curves import CURVES_FILE, save_curves
 
 __all__ = [
     "CONFUSION_FILE",

@@ -21,7 +21,7 @@ from hf_dinoseg import DinoSegConfig
 from hf_dinoseg.checkpoint import load_checkpoint
 from hf_dinoseg.cli import app
 from hf_dinoseg.cli._errors import message_for
-from hf_dinoseg.errors import DataError, LabelError, ModelError
+from hf_dinoseg.errors import DataError, InputError, LabelError, ModelError
 from hf_dinoseg.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module.calls = []  # type: ignore[attr-defined]
     metrics = {"mean_iou": 0.5, "mean_dice": float("nan"), "per_category_iou": {"0 a": 1.0, "1 b": float("nan")}}
 
-    def train(recipe: Recipe, *, resume: bool, overwrite: bool) -> dict[str, Any]:
+    def train(recipe: Recipe, *, resume: bool, overwrite: bool, force: bool) -> dict[str, Any]:
         module.calls.append((recipe, resume, overwrite))  # type: ignore[attr-defined]
         print("noise of a library")
         return metrics
@@ -54,7 +54,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
     module.train, module.evaluate = train, evaluate  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "hf_dinoseg.run", module)
-    monkeypatch.setattr(hf_dinoseg, "build", module, raising=False)
+    monkeypatch.setattr(hf_dinoseg, "run", module, raising=False)
     return module
 
 
@@ -146,26 +146,6 @@ def test_a_missing_recipe_is_exit_2(tmp_path: Path, build: Any) -> None:
 # ---------------------------------------------------------------------- errors
 
 
-def our_value_error() -> Exception:
-    """A plain ValueError that the package's own code raised."""
-    try:
-        PackageCode().fail()
-    except ValueError as error:
-        return error
-    raise AssertionError
-
-
-class PackageCode:
-    """Code that runs as a module of the package."""
-
-    def __init__(self) -> None:
-        self.names: dict[str, Any] = {"__name__": "hf_dinoseg.inference.predict"}
-        exec("def fail():\n    raise ValueError('the stride is too wide')", self.names)
-
-    def fail(self) -> None:
-        self.names["fail"]()
-
-
 @pytest.mark.parametrize(
     ("error", "words"),
     [
@@ -176,7 +156,7 @@ class PackageCode:
         (OSError("You are trying to access a gated repo."), "gated repo"),
         (type("OutOfMemoryError", (RuntimeError,), {})("tried to allocate 2 GiB"), "per_device_train_batch_size"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "per_device_train_batch_size"),
-        (our_value_error(), "the stride is too wide"),
+        (InputError("the stride is too wide"), "the stride is too wide"),
     ],
 )
 def test_a_foreseen_error_is_one_message_and_exit_1(recipe: Path, build: Any, error: Exception, words: str) -> None:

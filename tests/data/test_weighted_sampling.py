@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hf_dinoseg.data.weighted_sampling import WeightedDraws
+from hf_dinoseg.data.sampling import WeightedDraws
 
 
 def epoch_counts(weights: list[float], epoch: int, seed: int = 0) -> np.ndarray:

@@ -49,13 +49,13 @@ def test_a_run_is_pushed_at_every_save_and_at_its_end(
     panels = {path for path in step if path.startswith("panels/")}
     assert panels == {f"panels/step-000002/{p.name}" for p in (run / "panels" / "step-000002").iterdir()}
     assert step["model.safetensors"] != repo.files()["model.safetensors"]
-    assert set(step) > {"README.md", "recipe.yaml", "metrics.json", "modeling_dinoseg.py", "semantic.py"}
+    assert set(step) > {"README.md", "recipe.yaml", "metrics.json", "modeling_dinoseg.py", "scores.py"}
     card = step["README.md"].decode()
     assert "checkpoint of step 2" in card and 'checkpoint = "me/retina"' in card and f"]({min(panels)})" in card
 
     # the end: what lies in the folder, and the state that was asked for, apart from it
     files = repo.files()
-    for path in ("model.safetensors", "metrics.json", "recipe.yaml", "config.json", "semantic.py"):
+    for path in ("model.safetensors", "metrics.json", "recipe.yaml", "config.json", "scores.py"):
         assert files[path] == (run / path).read_bytes()
     assert {p.split("/")[0] for p in files if "/" in p} == {"panels", "checkpoint-2", "checkpoint-4"}
     assert {f"checkpoint-2/{name}" for name in RESUMING} < set(files)

@@ -16,7 +16,7 @@ from hf_dinoseg.data.label_maps import read_label_map
 from hf_dinoseg.data.sources import load_folder
 from hf_dinoseg.errors import DataError, TooLargeError
 from hf_dinoseg.images import read_image, read_upper
-from hf_dinoseg.images.jpeg import upper_part
+from hf_dinoseg.images.reading import upper_part
 from hf_dinoseg.labels import LabelSpace
 
 WIDTH, HEIGHT = 83, 150

@@ -490,7 +490,7 @@ def test_wrong_sources_are_told_of_in_place(minimal: Path, data: str, words: lis
 
 def test_importing_the_recipe_and_reporting_a_broken_file_needs_no_torch(tmp_path: Path) -> None:
     """Only what is imported by the recipe itself counts, so the package's own __init__ is left out."""
-    root = Path(__file__).parents[1] / "hf_dinoseg"
+    root = Path(__file__).parents[2] / "hf_dinoseg"
     code = (
         "import sys, types; package = types.ModuleType('hf_dinoseg'); "
         f"package.__path__ = [{str(root)!r}]; sys.modules['hf_dinoseg'] = package; "

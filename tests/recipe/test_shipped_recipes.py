@@ -14,7 +14,7 @@ from hf_dinoseg.recipe import FolderData, Recipe, load_recipe
 from hf_dinoseg.run import evaluate
 from hf_dinoseg.testing.dry_run import dry_run, rehearsal
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 RECIPES = [path for path in RECIPES if path.parent.name != "accelerate"]  # those configure accelerate, not a run
 

@@ -127,7 +127,7 @@ def test_a_file_that_is_no_recipe_is_told_so(path: Path, content: str, words: st
     assert words in the_fault(path)
 
 
-QUICKSTART = Path(__file__).parents[1] / "recipes" / "synthetic_retina" / "mask2former_tiny.yaml"
+QUICKSTART = Path(__file__).parents[2] / "recipes" / "synthetic_retina" / "mask2former_tiny.yaml"
 
 
 @pytest.mark.parametrize("end", ["", "\n"])

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_dinoseg import load_recipe
-from hf_dinoseg import run as build
+from hf_dinoseg import load_recipe, run
+from hf_dinoseg import run as builders
 
 
-class Trainer(build.DinoSegTrainer):
+class Trainer(builders.DinoSegTrainer):
     def evaluate(self, *args, **kwargs):
         metrics = super().evaluate(*args, **kwargs)
         np.save(Path(folder, f"{self.args.process_index}.npy"), self.streamed.matrix.numpy())
@@ -17,5 +17,5 @@ class Trainer(build.DinoSegTrainer):
 
 
 checkpoint, folder, *overrides = sys.argv[1:]
-build.DinoSegTrainer = Trainer
-build.evaluate(checkpoint, load_recipe(Path(checkpoint, "recipe.yaml"), overrides))
+builders.DinoSegTrainer = Trainer
+run.evaluate(checkpoint, load_recipe(Path(checkpoint, "recipe.yaml"), overrides))

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hf_dinoseg import load_recipe
-from hf_dinoseg import run as build
+from hf_dinoseg import load_recipe, run
+from hf_dinoseg import run as builders
 
 
 def same_points_in_every_row(rows: int, *shape: int, device: object = None) -> torch.Tensor:
@@ -36,14 +36,14 @@ def still_criterion(*args):
     return criterion
 
 
-class Trainer(build.DinoSegTrainer):
+class Trainer(builders.DinoSegTrainer):
     def log(self, logs, *args):
         if "loss" in logs and self.is_world_process_zero():
             Path(self.args.output_dir, "loss.txt").write_text(repr(logs["loss"]))
         super().log(logs, *args)
 
 
-build.DinoSegTrainer = Trainer
-make_model, make_criterion = build.build_model, build.build_criterion
-build.build_model, build.build_criterion = still_model, still_criterion
-build.train(load_recipe(sys.argv[1], sys.argv[2:]))
+builders.DinoSegTrainer = Trainer
+make_model, make_criterion = run.build_model, run.build_criterion
+run.build_model, run.build_criterion = still_model, still_criterion
+run.train(load_recipe(sys.argv[1], sys.argv[2:]))

@@ -6,7 +6,7 @@ import torch
 from hf_dinoseg import DinoSegTrainer, load_recipe
 from hf_dinoseg.builders import build_inference, build_model, build_processor, build_rates, build_training_arguments
 from hf_dinoseg.errors import RunError
-from hf_dinoseg.training.schedules import one_cycle_schedule, two_stage_schedule
+from hf_dinoseg.training.optimizer import one_cycle_schedule, two_stage_schedule
 
 STEPS, WARMUP, PEAK, SHARE = 20, 5, 1e-3, 0.1  # SHARE: the backbone's rate over the head's
 

@@ -55,14 +55,14 @@ def test_two_processes_train_on_shards_of_their_own(tmp_path, write_tiny_recipe)
     script.write_text(
         "import json, sys, os\n"
         "from pathlib import Path\n"
-        "from hf_dinoseg import build, load_recipe\n"
+        "from hf_dinoseg import builders, run, load_recipe\n"
         "seen = []\n"
-        "class Watching(build.DinoSegTrainer):\n"
+        "class Watching(builders.DinoSegTrainer):\n"
         "    def training_step(self, model, inputs, num_items_in_batch=None):\n"
         "        seen.append(inputs['id'])\n"
         "        return super().training_step(model, inputs, num_items_in_batch)\n"
-        "build.DinoSegTrainer = Watching\n"
-        "build.train(load_recipe(sys.argv[1], sys.argv[2:]))\n"
+        "builders.DinoSegTrainer = Watching\n"
+        "run.train(load_recipe(sys.argv[1], sys.argv[2:]))\n"
         "Path(sys.argv[1]).with_name(f'seen-{os.environ[\"RANK\"]}.json').write_text(json.dumps(seen))\n"
     )
     launcher = [
