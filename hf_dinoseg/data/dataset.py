@@ -69,7 +69,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
     """Training samples.
 
     What a sample of epoch e looks like follows from (seed, e, its id) alone. Hence a rerun, a resumed run and any
-    number of workers draw the same crops. Item i is row i, unless rows have weights: then `draws.WeightedDraws`
+    number of workers draw the same crops. Item i is row i, unless rows have weights: then `sampling.WeightedDraws`
     says which.
 
     Args:

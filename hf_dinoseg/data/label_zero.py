@@ -26,7 +26,7 @@ def zero_mask(mask: np.ndarray, label_space: LabelSpace, where: str = "mask") ->
     """Where a mask says 0.
 
     Args:
-        mask: as it is stored; see `masks.read_mask`.
+        mask: as it is stored; see `images.read_mask`.
         label_space: one in which 0 is void.
         where: what to call the mask in an error.
 

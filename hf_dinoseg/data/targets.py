@@ -59,7 +59,7 @@ def prepare_targets(
 ) -> Dataset:
     """Reads every mask once and adds the columns that training and evaluation use.
 
-    Added: `label_map` (the (H, W) train-id map, packed; see `masks.read_label_map`), `class_labels` (train ids
+    Added: `label_map` (the (H, W) train-id map, packed; see `label_maps.read_label_map`), `class_labels` (train ids
     present, ascending), `pixel_counts` (in the same order), `void_pixels`, `height`, `width`. Images are read to
     their end as well, so that a broken file is met now and not in the middle of a run.
 

@@ -61,7 +61,7 @@ class StreamedMetrics:
     Args:
         label_space: names the classes.
         beta: of F-beta.
-        chosen_by: the figure that the best checkpoint is chosen by, as `metrics.summary.find_figure` takes it.
+        chosen_by: the figure that the best checkpoint is chosen by, as `summary.find_figure` takes it.
 
     Attributes:
         num_skipped: images of the set that were left out before; set by whoever starts an evaluation.

@@ -1,7 +1,7 @@
 """Checkpoints as files that need no code of ours: a `torch.export` program or ONNX.
 
 The graph takes images (or normalised pixel values) and answers with a label map in original ids, or with the scores
-of every class. It is the model and `models/semantic.py` as they are; nothing is computed a second way. What the
+of every class. It is the model and `models/scores.py` as they are; nothing is computed a second way. What the
 numbers mean travels in the file (`METADATA_KEY`).
 """
 

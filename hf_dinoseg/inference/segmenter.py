@@ -110,7 +110,7 @@ class Segmenter:
     """Predicts label maps with a model, its image processor and its label space.
 
     Args:
-        model: a model whose output `models.semantic` reads. Put into evaluation mode; used where it lies.
+        model: a model whose output `models.scores` reads. Put into evaluation mode; used where it lies.
         processor: makes `pixel_values` (1, 3, h, w) of a PIL image.
         label_space: original ids and names of the model's classes.
         mode: `whole`, or `slide` for windows.

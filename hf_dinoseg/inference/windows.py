@@ -104,7 +104,7 @@ class WindowScores:
     the scores of all classes are ever held in full, whatever the size.
 
     Args:
-        model: returns an output that `models.semantic.ScoreMap` reads; in evaluation mode.
+        model: returns an output that `models.scores.ScoreMap` reads; in evaluation mode.
         crop: `crop(image, top, left, height, width)` gives (3, height, width) normalised pixels of the image of
             that number, on the model's device; called with tops that never decrease.
         images: how many there are.
@@ -187,7 +187,7 @@ class WindowScores:
 
 
 def _one_by_one(outputs: Any) -> Iterator[SimpleNamespace]:
-    """The output of each image of a batch, as that of a batch of one: what `models.semantic` reads of it."""
+    """The output of each image of a batch, as that of a batch of one: what `models.scores` reads of it."""
     names = ("class_queries_logits", "masks_queries_logits", "logits")
     parts = {name: values for name in names if (values := getattr(outputs, name, None)) is not None}
     for rows in zip(*(values.split(1) for values in parts.values()), strict=True):

@@ -71,7 +71,7 @@ class DinoSegTrainer(Trainer):
 
     * workers hand over bytes (`data.collate`); `pixel_values`, `mask_labels` and `class_labels` are made on the device;
     * `compute_loss` runs `criterion` with void masked out, normalised over all processes and accumulation steps;
-    * batch norms normalise by the batch of all processes, where `batch_norm.synchronise_batch_norms` can make them;
+    * batch norms normalise by the batch of all processes, where `distributed.synchronise_batch_norms` can make them;
     * evaluation predicts label maps at the original size through `inference.predict_best`, the function that
       `Segmenter` uses too, in full precision unless `inference` says otherwise, and keeps counts only.
 

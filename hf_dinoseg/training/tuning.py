@@ -22,7 +22,7 @@ def apply_tuning(
     * `head`: nothing.
     * `last_k`: the last `last_blocks` blocks, and the norm after them.
     * `lora`: low-rank updates of every linear map in its blocks (LoRA, arXiv:2106.09685); the weights themselves rest.
-    * `llrd`, `full`: everything; they differ in learning rates alone (see `optim.parameter_groups`).
+    * `llrd`, `full`: everything; they differ in learning rates alone (see `optimizer.parameter_groups`).
 
     Args:
         model: changed in place.

@@ -22,7 +22,7 @@ def save_confusion(matrix: np.ndarray, label_space: LabelSpace, path: Path) -> N
     classes that are not in the truth stay empty.
 
     Args:
-        matrix: (C, C + 1) counts, see `metrics.confusion_matrix`.
+        matrix: (C, C + 1) counts, see `evaluation.confusion_matrix`.
         label_space: the classes' names.
         path: a .png file; replaced if it is there.
     """

@@ -74,7 +74,7 @@ def render_report(
     Args:
         title: what was evaluated.
         metrics: what `metrics.json` holds. Figures that are missing or NaN are left out or shown as a dash.
-        matrix: (C, C + 1) counts, see `metrics.confusion_matrix`.
+        matrix: (C, C + 1) counts, see `evaluation.confusion_matrix`.
         label_space: names and colours.
         images: in the order in which they are to be seen.
         recipe: its text.

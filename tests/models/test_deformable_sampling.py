@@ -11,7 +11,7 @@ from head_tester import relative_error
 from torch import Tensor
 from transformers.models.mask2former.modeling_mask2former import multi_scale_deformable_attention
 
-from hf_dinoseg.models import deformable_sampling
+from hf_dinoseg.models import deformable_attention as deformable_sampling
 from hf_dinoseg.models.deformable_attention import row_dots, sample_and_sum, sample_grids_and_sum
 
 SHAPES = [(3, 5), (6, 10), (1, 1)]

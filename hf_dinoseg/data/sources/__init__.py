@@ -1,7 +1,7 @@
 """Where images and masks come from, one file a source. Every source gives the same three columns: `id`, `image`,
 `mask`.
 
-`image` and `mask` stay files (paths or encoded bytes); `masks.py` opens them. A new layout of files starts here.
+`image` and `mask` stay files (paths or encoded bytes); `images` opens them. A new layout of files starts here.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def load_folder(
 
     An image and a mask are a pair when their paths below their folders are the same but for the ending: `a/b.jpg` and
     `a/b.png`. Any type that Pillow reads will do, and `.npy` for masks. Where the names differ in more than the ending,
-    templates say how: `{stem}.jpg` and `{stem}_mask.png`, see `files.files_by_stem`. Names that begin with a dot are
+    templates say how: `{stem}.jpg` and `{stem}_mask.png`, see `file_names.files_by_stem`. Names that begin with a dot are
     passed over.
 
     Args:
