@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+#: share of void pixels of the truth above which the figures of an evaluation come with a warning
+MUCH_VOID = 1 / 3
+
 
 def ratio(part: Any, whole: Any) -> np.ndarray:
     """`part / whole` as float64; NaN where the whole is nothing."""
@@ -54,6 +57,26 @@ def percent(value: Any, digits: int = 2) -> str:
         ('75.00', '-')
     """
     return f"{100 * value:.{digits}f}" if is_figure(value) else "-"
+
+
+def void_text(metrics: Mapping[str, Any]) -> str:
+    """What people have to know of void truth beside the figures of an evaluation; empty where there is none.
+
+    Args:
+        metrics: what `metrics.json` holds; `void_share` is read, which old ones lack.
+
+    Example:
+        >>> void_text({"void_share": 0.125})
+        '12.5 % of the pixels of the truth are void and not measured.'
+    """
+    share = metrics.get("void_share")
+    if not is_figure(share) or not share:
+        return ""
+    told = f"{100 * share:.1f}" if share >= 0.001 else "Less than 0.1"
+    text = f"{told} % of the pixels of the truth are void and not measured."
+    if share > MUCH_VOID:
+        text += " That is more than a third: what the model answers there may be wrong, and no figure shows it."
+    return text
 
 
 def without_nan(data: Any) -> Any:

@@ -31,11 +31,13 @@ def print_json(data: Any) -> None:
 
 def print_metrics(metrics: Mapping[str, Any]) -> None:
     """The means and, below, a line for each class; figures in per cent, a dash where there is none."""
-    from ..figures import percent
+    from ..figures import percent, void_text
 
     for name in _SUMMARY:
         if name in metrics:
             typer.echo(f"{name:18}{percent(metrics[name]):>8}")
+    if void := void_text(metrics):
+        typer.echo(void)
     columns = {title: metrics[key] for title, key in _PER_CLASS.items() if metrics.get(key)}
     if not columns:
         return

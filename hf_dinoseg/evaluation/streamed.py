@@ -23,7 +23,7 @@ from . import (
     summarize_boundary,
     summarize_calibration,
 )
-from .summary import figure_of
+from .summary import figure_of, summarize_void
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +41,11 @@ def extra_counts(
         boundary: whether outlines are measured too.
 
     Returns:
-        int64 on the scores' device: `calibration_counts` (45) and, if asked for, `boundary_counts` (3 C).
+        int64 on the scores' device: void pixels of the truth (1), `calibration_counts` (45) and, if asked for,
+        `boundary_counts` (3 C).
     """
-    parts = [calibration_counts(prediction, scores, truth, label_space.ignore_index)]
+    void = (truth == label_space.ignore_index).sum()
+    parts = [void, calibration_counts(prediction, scores, truth, label_space.ignore_index)]
     if boundary:
         parts.append(boundary_counts(prediction, truth, label_space.num_labels, label_space.ignore_index))
     return torch.cat([part.flatten().to(scores.device) for part in parts])
@@ -137,12 +139,14 @@ class StreamedMetrics:
         counts = self._counts[[self._seen[index] for index in order]]
         self.images = image_scores(counts, order)
         self.matrix = _confusion(counted)
-        calibration, boundary = extra[: 3 * BINS].view(3, -1), extra[3 * BINS :].view(3, -1)
+        void, calibration, boundary = extra.split((1, 3 * BINS, len(extra) - 1 - 3 * BINS))
+        calibration, boundary = calibration.view(3, -1), boundary.view(3, -1)
         self.summary = {
             **summarize(self.matrix, self.label_space, self.beta),
             **iou_intervals(counts, self.label_space),
             **(summarize_boundary(boundary, self.label_space) if boundary.numel() else {}),
             **summarize_calibration(calibration),
+            **summarize_void(int(void), self.matrix),
             "num_images": len(order),
             "num_skipped": self.num_skipped + len(self._unread),
         }

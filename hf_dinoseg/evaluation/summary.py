@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..figures import iou, mean_of_known, percent, ratio
+from ..figures import iou, mean_of_known, percent, ratio, void_text
 from ..labels import LabelSpace
 
 BETA = 2.0
@@ -80,6 +80,19 @@ def summarize(matrix: torch.Tensor | np.ndarray, label_space: LabelSpace, beta: 
         **{f"per_category_{name}": dict(zip(keys, values.tolist(), strict=True)) for name, values in ratios.items()},
         "num_absent_classes": int(((truth + predicted) == 0).sum()),
     }
+
+
+def summarize_void(void_pixels: int, matrix: torch.Tensor) -> dict[str, Any]:
+    """How much of the truth was not measured, because it is void.
+
+    Args:
+        void_pixels: of the truth of all images.
+        matrix: (C, C + 1) counts of the same images; it holds the other pixels.
+
+    Returns:
+        `void_pixels`, and `void_share` of all pixels of the truth, NaN where there is none.
+    """
+    return {"void_pixels": void_pixels, "void_share": float(ratio(void_pixels, void_pixels + int(matrix.sum())))}
 
 
 def category_keys(label_space: LabelSpace) -> list[str]:
@@ -155,12 +168,13 @@ def _joined(name: str) -> str:
     return "_".join(name.split())
 
 
-def per_class_table(matrix: torch.Tensor | np.ndarray, label_space: LabelSpace) -> str:
+def per_class_table(matrix: torch.Tensor | np.ndarray, label_space: LabelSpace, void_share: float | None = None) -> str:
     """The figures as aligned text, one class a line, for a log.
 
-    Args and errors are those of `summarize`. Figures are percentages; a class without a figure shows a dash. The last
-    column is the class's share of all labelled pixels. Below the means stands a line with the overall accuracy, which
-    is easily confused with the mean of accuracies, and with what the figures leave out.
+    Args and errors are those of `summarize`; `void_share` is that of `summarize_void`, if it is known. Figures are
+    percentages; a class without a figure shows a dash. The last column is the class's share of all labelled pixels.
+    Below the means stands a line with the overall accuracy, which is easily confused with the mean of accuracies, and
+    with what the figures leave out.
     """
     figures = summarize(matrix, label_space)
     truth = _counts(matrix, label_space)[1]
@@ -185,7 +199,8 @@ def per_class_table(matrix: torch.Tensor | np.ndarray, label_space: LabelSpace) 
         notes += f"; classes neither present nor predicted, in no mean: {absent}"
     if unanswered := int(np.asarray(torch.as_tensor(matrix).cpu())[:, -1].sum()):
         notes += f"; pixels without an answer, counted as missed: {unanswered}"
-    return "\n".join([*lines, notes])
+    void = void_text({"void_share": void_share})
+    return "\n".join([*lines, notes, *([void] if void else [])])
 
 
 def _counts(matrix: torch.Tensor | np.ndarray, label_space: LabelSpace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

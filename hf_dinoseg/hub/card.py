@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..figures import is_figure, percent
+from ..figures import is_figure, percent, void_text
 from ..labels import LabelSpace
 from ..models import head_class
 from ..recipe import write_yaml
@@ -110,6 +110,7 @@ def model_card(
         means=_mean_rows(metrics),
         per_class=_class_rows(space, metrics),
         interval_text=_interval_text(metrics),
+        void_share_text=void_text(metrics),
         inference_text=_inference_text(recipe["evaluation"]),
         training_text=_training_text(recipe, metrics),
         recipe_yaml=write_yaml(recipe).rstrip(),

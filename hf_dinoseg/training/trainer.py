@@ -365,7 +365,7 @@ class DinoSegTrainer(Trainer):
                 f"step {self.state.global_step}: " if self.state.global_step else "",
                 self.streamed.summary["mean_iou"],
                 self.streamed.summary["num_images"],
-                per_class_table(self.streamed.matrix, self.label_space),
+                per_class_table(self.streamed.matrix, self.label_space, self.streamed.summary["void_share"]),
             )
             show_evaluation(self, folder)
         return metrics

@@ -14,7 +14,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 from PIL import Image
 
-from ..figures import is_figure, without_nan
+from ..figures import is_figure, void_text, without_nan
 from ..labels import LabelSpace
 from .overlay import check_size
 from .palette import class_colors, void_mask
@@ -102,6 +102,7 @@ def render_report(
         title=title,
         subtitle=f"{metrics['num_images']} validation images, {label_space.num_labels} classes, "
         f"{int(np.asarray(matrix).sum()):,} labelled pixels" + (f"; {caption}" if caption else ""),
+        void=void_text(metrics),
         tiles=_tiles(metrics),
         columns=columns,
         rows=_rows(metrics, np.asarray(matrix), label_space, rgb),
