@@ -66,6 +66,20 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, write_tiny_recipe: Callab
 
 
 @pytest.fixture
+def forbid(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Takes the right to read a folder away, also from root, whom permission bits do not bind."""
+    scandir, forbidden = os.scandir, set()
+
+    def guarded(path: Any = ".") -> Any:
+        if not isinstance(path, int) and os.path.abspath(path) in forbidden:
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    return lambda folder: forbidden.add(os.path.abspath(folder))
+
+
+@pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Any]:
     """Headless Chromium (a selenium driver), 1280 × 900, that keeps what pages write to the console.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-_ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+from ..images import files_below, image_endings
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,12 @@ class Image:
 def find_images(entries: Sequence[str]) -> tuple[list[Image], list[str]]:
     """The images that arguments stand for, each once, in order; and a sentence for each that stands for none.
 
-    A file named by itself is taken whatever its ending, and a URL whatever it leads to.
+    A file named by itself is taken whatever its name, and a URL whatever it leads to. Of a folder or a pattern, images
+    are taken whose names do not begin with a dot.
     """
     found: dict[str, Image] = {}  # by resolved path, so that no file is done twice
-    faults = []
+    faults: list[str] = []
+    endings = image_endings()
     for entry in entries:
         if _is_url(entry):
             found.setdefault(entry, Image(entry, _parts_of_url(entry)[-1]))
@@ -46,11 +48,13 @@ def find_images(entries: Sequence[str]) -> tuple[list[Image], list[str]]:
         if path.is_file():
             hits, base = [path], path.parent
         elif path.is_dir():
-            hits, base = [p for p in sorted(path.rglob("*")) if _is_image(p)], path
-            if not hits:
-                faults.append(f"{entry}: the folder holds no images ({', '.join(sorted(_ENDINGS))}).")
+            told = len(faults)
+            hits, base = [p for p in files_below(path, faults) if p.suffix.lower() in endings], path
+            if not hits and len(faults) == told:
+                faults.append(f"{entry}: the folder holds no images.")
         else:
-            hits = [p for p in map(Path, sorted(glob.glob(entry, recursive=True))) if _is_image(p)]
+            matches = [p for p in map(Path, sorted(glob.glob(entry, recursive=True))) if p.is_file()]
+            hits = [p for p in matches if p.suffix.lower() in endings and not p.name.startswith(".")]
             base = _fixed_part(entry)
             if not hits:
                 faults.append(f"{entry}: there is no such file, folder or match.")
@@ -88,10 +92,6 @@ def name_results(images: Sequence[Image]) -> list[Path]:
 
 def _is_url(entry: str) -> bool:
     return entry.lower().startswith(("http://", "https://"))
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in _ENDINGS and path.is_file()
 
 
 def _fixed_part(pattern: str) -> Path:

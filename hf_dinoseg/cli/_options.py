@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -35,6 +36,17 @@ Threshold = Annotated[
 ]
 
 
+def a_folder(output: Path | None) -> Path | None:
+    """Refuse `-`, which elsewhere means standard output, before a folder of that name is made.
+
+    Raises:
+        typer.BadParameter: with exit code 2.
+    """
+    if output is not None and str(output) == "-":
+        raise typer.BadParameter("results are files and do not go to standard output; name a folder.")
+    return output
+
+
 def check_background(policy: Enum | None, threshold: float | None) -> None:
     """Tell early of a policy and a threshold that contradict one another, and of a threshold that is none.
 
@@ -56,4 +68,4 @@ Checkpoint = Annotated[
 ]
 
 
-__all__ = ["Background", "EvaluatedBackground", "Palette", "Threshold", "check_background"]
+__all__ = ["Background", "EvaluatedBackground", "Palette", "Threshold", "a_folder", "check_background"]

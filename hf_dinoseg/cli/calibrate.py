@@ -10,7 +10,7 @@ import typer
 
 from ..checkpoint import check_place
 from ._errors import Debug
-from ._options import Background, Checkpoint, check_background
+from ._options import Background, Checkpoint, a_folder, check_background
 from ._output import only_results_on_stdout, print_json
 from .evaluate import _recipe
 from .train import Overrides
@@ -51,6 +51,7 @@ def calibrate(
             "--output",
             "-o",
             metavar="DIR",
+            callback=a_folder,
             help="Write calibration.json and the curves, calibration.png, there.",
             show_default=False,
         ),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ._errors import Debug
+from ._options import a_folder
 from ._output import only_results_on_stdout, print_json
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ Peer = Annotated[
 ]
 Output = Annotated[
     Path,
-    typer.Option("--output", "-o", metavar="DIR", help="A folder that is new or empty.", show_default=False),
+    typer.Option(
+        "--output", "-o", metavar="DIR", callback=a_folder, help="A folder that is new or empty.", show_default=False
+    ),
 ]
 Labels = Annotated[
     str | None,

@@ -9,6 +9,7 @@ import typer
 
 from ..checkpoint import check_place
 from ._errors import FAILED, Debug
+from ._options import a_folder
 from ._output import only_results_on_stdout, print_json
 from .train import Overrides
 
@@ -35,7 +36,12 @@ def doctor(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="DIR", help=f"Write {SHEET_FILE} and {REPORT_FILE} there.", show_default=False
+            "--output",
+            "-o",
+            metavar="DIR",
+            callback=a_folder,
+            help=f"Write {SHEET_FILE} and {REPORT_FILE} there.",
+            show_default=False,
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,

@@ -10,7 +10,7 @@ import typer
 
 from ..checkpoint import check_place, checkpoint_recipe
 from ._errors import Debug
-from ._options import Checkpoint, EvaluatedBackground, Palette, Threshold, check_background
+from ._options import Checkpoint, EvaluatedBackground, Palette, Threshold, a_folder, check_background
 from ._output import only_results_on_stdout, print_json, print_metrics
 from .train import Overrides
 
@@ -35,6 +35,7 @@ def evaluate(
             "--output",
             "-o",
             metavar="DIR",
+            callback=a_folder,
             help="Write metrics.json, per_class.csv, per_image.csv, confusion.png, panels/ and report.html there.",
             show_default=False,
         ),

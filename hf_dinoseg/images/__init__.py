@@ -1,5 +1,6 @@
 """Opening images and masks: of any kind, any size, from files and from bytes."""
 
+from .finding import files_below, image_endings, mask_endings
 from .opening import FORMATS, MAX_PIXELS, Cell, cell_name, image_size, open_image, upright_rgb
 from .reading import read_image, read_mask, read_upper, upright_size
 from .rows import LARGEST, RowReader
@@ -11,7 +12,10 @@ __all__ = [
     "Cell",
     "RowReader",
     "cell_name",
+    "files_below",
+    "image_endings",
     "image_size",
+    "mask_endings",
     "open_image",
     "read_image",
     "read_mask",

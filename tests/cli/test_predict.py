@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -130,6 +130,39 @@ def test_files_folders_and_patterns_are_each_done_once(home: Path) -> None:
     named = image("odd.image.jpg").rename("odd.raw")  # a file named by itself is taken whatever its ending
     found, faults = find_images(["in", "in/*.jpg", "in/**/*.*", str(named), "./in/b.jpg", str(home / "in/b.jpg")])
     assert [p.source for p in found] == ["in/a.tif", "in/b.jpg", "in/deep/c.PNG", "odd.raw"] and faults == []
+
+
+def test_files_whose_names_begin_with_a_dot_are_passed_over(home: Path) -> None:
+    """macOS keeps a `._a.jpg`, which is no image, beside each `a.jpg` on a file system that is not its own."""
+    for name in ("in/a.jpg", "in/deep/b.jpg", "in/.thumbnails/c.jpg"):
+        image(name)
+    for name in ("in/._a.jpg", "in/deep/._b.jpg"):
+        Path(name).write_bytes(b"\x00\x05\x16\x07 resource fork")
+    assert run("in", "-o", "o", "--no-overlay").exit_code == 0 and written() == ["a.png", "deep/b.png"]
+    assert [p.source for p in find_images(["in/*.jpg", "in/._*.jpg"])[0]] == ["in/a.jpg"]
+    assert [p.source for p in find_images(["in/._a.jpg"])[0]] == ["in/._a.jpg"]  # named by itself
+
+
+def test_a_folder_that_may_not_be_read_is_told_and_the_rest_is_done(home: Path, forbid: Callable[[Path], None]) -> None:
+    for name in ("in/a.jpg", "in/locked/b.jpg"):
+        image(name)
+    forbid(Path("in/locked"))
+    result = run("in", "-o", "o", "--no-overlay")
+    assert result.exit_code == 1 and "in/locked: the folder may not be read" in result.stderr
+    assert written() == ["a.png"]
+    forbid(Path("in"))
+    result = run("in", "-o", "p")
+    told = " ".join(result.stderr.replace("│", " ").split())
+    assert result.exit_code == 2 and "may not be read" in told and "holds no images" not in told
+
+
+@pytest.mark.parametrize("verb", ["predict", "doctor", "evaluate", "calibrate", "convert"])
+def test_results_do_not_go_to_standard_output(home: Path, verb: str) -> None:
+    image("a.jpg")
+    arguments = {"predict": ["m", "a.jpg"], "convert": ["eomt", "m"]}.get(verb, ["m"])
+    result = CliRunner().invoke(app, [verb, *arguments, "-o", "-"])
+    assert result.exit_code == 2 and "standard output" in result.stderr
+    assert sorted(p.name for p in home.iterdir()) == ["a.jpg", "checkpoint"]
 
 
 @pytest.mark.parametrize(

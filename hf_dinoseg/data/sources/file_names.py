@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from PIL import Image
-
 from ...errors import DataError
-from ...images import FORMATS
+from ...images import files_below, image_endings, mask_endings
 from .columns import some
 
 STEM = "{stem}"
@@ -35,19 +33,34 @@ def files_by_stem(base: Path, field: str, place: str) -> dict[str, str]:
     return _fitting(base, field, place) if STEM in place else _in_folder(base, field, place)
 
 
-def image_endings(field: str = "image") -> set[str]:
-    """Endings of files that can be read, in lower case, with their dots: masks may be NumPy arrays too."""
-    Image.init()
-    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in (*FORMATS, "MPO")}
-    return endings | {".npy"} if field == "mask" else endings
+def spelt_as(names: Collection[str], stems: Iterable[str]) -> list[str]:
+    """Stems, each in the spelling of the one among `names` that is the same text, or as it is if there is none.
+
+    Unicode writes é as one character or as an e and an accent; macOS stores names in the second form, most others in
+    the first. Images and masks that came different ways may differ in it, and look the same.
+    """
+    spellings = {_normal(name): name for name in names}
+    return [stem if stem in names else spellings.get(_normal(stem), stem) for stem in stems]
+
+
+def rename_as(names: Collection[str], files: Mapping[str, str], field: str) -> dict[str, str]:
+    """Files by their stems as `names` spells them, see `spelt_as`.
+
+    Raises:
+        DataError: if two of them come to share a stem.
+    """
+    renamed: dict[str, str] = {}
+    for stem, path in zip(spelt_as(names, files), files.values(), strict=True):
+        _add(renamed, stem, path, field)
+    return renamed
 
 
 def _in_folder(base: Path, field: str, place: str) -> dict[str, str]:
     folder = _existing(base, field, place)
-    endings = image_endings(field)
+    endings = mask_endings() if field == "mask" else image_endings()
     files: dict[str, str] = {}
     others: set[str] = set()
-    for path in _walk(folder):
+    for path in files_below(folder):
         if path.suffix.lower() not in endings:
             others.add(path.suffix or path.name)
             continue
@@ -62,12 +75,12 @@ def _fitting(base: Path, field: str, template: str) -> dict[str, str]:
     parts = template.split("/")
     fixed = next(i for i, part in enumerate(parts) if STEM in part or "*" in part)
     folder = _existing(base, field, "/".join(parts[:fixed]))
-    pattern = _pattern("/".join(parts[fixed:]))
+    pattern = _pattern(_normal("/".join(parts[fixed:])))
     files: dict[str, str] = {}
     others: list[str] = []
-    for path in _walk(folder):
+    for path in files_below(folder):
         name = path.relative_to(folder).as_posix()
-        if match := pattern.fullmatch(name):
+        if match := pattern.fullmatch(name) or pattern.fullmatch(_normal(name)):
             _add(files, match["stem"], path, field)
         elif len(others) < 100:
             others.append(name)
@@ -102,17 +115,14 @@ def _existing(base: Path, field: str, name: str) -> Path:
     return folder
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Every file below, in order; names that begin with a dot are passed over."""
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
-
-
-def _add(files: dict[str, str], stem: str, path: Path, field: str) -> None:
+def _add(files: dict[str, str], stem: str, path: Path | str, field: str) -> None:
     if stem in files:
         raise DataError(
             f"data.{field}: {files[stem]} and {path} have the same stem {stem!r}, so it is not clear which of "
             "them is meant. Remove or rename one."
         )
     files[stem] = str(path)
+
+
+def _normal(name: str) -> str:
+    return unicodedata.normalize("NFC", name)

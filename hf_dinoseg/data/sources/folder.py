@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
 from ...errors import DataError
+from ...images import mask_endings
 from .columns import absolute_root, file_rows, hold_out, some
-from .file_names import STEM, files_by_stem, image_endings
+from .file_names import STEM, files_by_stem, rename_as, spelt_as
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +26,8 @@ def load_folder(
 
     An image and a mask are a pair when their paths below their folders are the same but for the ending: `a/b.jpg` and
     `a/b.png`. Any type that Pillow reads will do, and `.npy` for masks. Where the names differ in more than the ending,
-    templates say how: `{stem}.jpg` and `{stem}_mask.png`, see `file_names.files_by_stem`. Names that begin with a dot are
-    passed over.
+    templates say how: `{stem}.jpg` and `{stem}_mask.png`, see `file_names.files_by_stem`. Names that begin with a dot
+    are passed over. Names that differ only in how Unicode writes an accent are the same.
 
     Args:
         root: the folder that the other four are relative to.
@@ -76,7 +77,7 @@ def _split_file(base: Path, image: str, mask: str, split: str, name: str | None)
     if name is None:
         _check_pairs(images, masks, "data", base / image, base / mask)
         return _rows(sorted(images), images, masks)
-    stems = _read_split_file(base, split, name)
+    stems = _read_split_file(base, split, name, images)
     where = f"data.{split} ({name})"
     _check_listed(stems, images, where, f"image in {base / image}")
     _check_listed(stems, masks, where, f"mask in {base / mask}", _suffix_hint(images, masks, mask))
@@ -90,15 +91,15 @@ def _both(base: Path, image: str, mask: str) -> tuple[dict[str, str], dict[str, 
         loose = images if len(image) <= len(mask) else masks
         for stem in [stem for stem, path in loose.items() if path in shared]:
             del loose[stem]
-    return images, masks
+    return images, rename_as(images, masks, "mask")
 
 
 def _rows(stems: Sequence[str], images: dict[str, str], masks: dict[str, str]) -> Dataset:
     return file_rows(stems, [images[stem] for stem in stems], [masks[stem] for stem in stems])
 
 
-def _read_split_file(base: Path, split: str, name: str) -> list[str]:
-    """Stems, sorted. An ending that images or masks have may stand after a stem and is dropped."""
+def _read_split_file(base: Path, split: str, name: str, images: Collection[str]) -> list[str]:
+    """Stems, sorted, spelt as `images` spells them. An ending of an image or a mask may stand after a stem."""
     path = base / name
     if not path.is_file():
         raise DataError(
@@ -110,7 +111,7 @@ def _read_split_file(base: Path, split: str, name: str) -> list[str]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise DataError(f"data.{split}: {path} is not UTF-8 text; it is to list stems, one a line.") from None
-    endings = image_endings("mask")
+    endings = mask_endings()
     stems: list[str] = []
     for line in filter(None, map(str.strip, lines)):
         stem = line.replace("\\", "/").removeprefix("./")
@@ -118,6 +119,7 @@ def _read_split_file(base: Path, split: str, name: str) -> list[str]:
         stems.append(head if f"{dot}{ending}".lower() in endings else stem)
     if not stems:
         raise DataError(f"data.{split}: {path} lists no stems.")
+    stems = spelt_as(images, stems)
     if twice := sorted({stem for stem in stems if stems.count(stem) > 1} if len(set(stems)) < len(stems) else ()):
         raise DataError(f"data.{split}: {path} lists more than once: {some(twice)}.")
     return sorted(stems)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -186,3 +187,65 @@ def test_a_synthetic_image_does_not_depend_on_how_many_are_drawn() -> None:
         assert other[split][0]["image"] != few[split][0]["image"]
     with pytest.raises(DataError, match="0 images for validation"):
         load_synthetic_retina(1, 0, size=32)
+
+
+@pytest.mark.parametrize("folder", ["images/train", "masks/val", "masks/train/deep"])
+def test_a_folder_that_may_not_be_read_is_not_called_empty(
+    tmp_path: Path, folder: str, forbid: Callable[[Path], None]
+) -> None:
+    make(tmp_path)
+    write(tmp_path / "images/train/deep", ["x.jpg"])
+    write(tmp_path / "masks/train/deep", ["x.png"])
+    forbid(tmp_path / folder)
+    with pytest.raises(DataError, match=f"{folder}: the folder may not be read"):
+        load_folder(tmp_path, **LAYOUT)
+
+
+NFC, NFD = unicodedata.normalize("NFC", "café-Å"), unicodedata.normalize("NFD", "café-Å")
+
+
+@pytest.mark.parametrize(("image", "mask"), [(NFC, NFD), (NFD, NFC)])
+def test_names_in_two_unicode_forms_are_pairs(tmp_path: Path, image: str, mask: str) -> None:
+    """macOS stores e + accent where others store é: the names look the same and are not equal."""
+    make(tmp_path)
+    write(tmp_path / "images/train", [f"{image}.jpg"])
+    write(tmp_path / "masks/train", [f"{mask}.png"])
+    rows = load_folder(tmp_path, **LAYOUT)["train"]
+    assert rows["id"][:] == ["a", "b", "c", image]  # the image's own spelling
+    assert (tmp_path / "images/train" / f"{image}.jpg").samefile(rows[3]["image"]["path"])
+    assert (tmp_path / "masks/train" / f"{mask}.png").samefile(rows[3]["mask"]["path"])
+
+
+def test_a_template_and_a_split_file_find_names_in_another_unicode_form(tmp_path: Path) -> None:
+    make_flat(tmp_path)
+    write(tmp_path / "images", [f"{NFD}.jpg"])
+    (tmp_path / "train.txt").write_text(f"c\n{NFC}.jpg\n", encoding="utf-8")
+    for name in "abcde":
+        (tmp_path / "masks" / f"{name}.png").rename(tmp_path / "masks" / f"{name}_{NFD}.png")
+    write(tmp_path / "masks", [f"{NFC}_{NFD}.png"])
+    rows = load_folder(tmp_path, "images", f"masks/{{stem}}_{NFC}.png", "train.txt", "val.txt")["train"]
+    assert rows["id"][:] == ["c", NFD]
+    assert Path(rows[1]["mask"]["path"]).name == f"{NFC}_{NFD}.png"
+
+
+def test_two_masks_of_one_name_in_two_unicode_forms_are_told(tmp_path: Path) -> None:
+    make(tmp_path)
+    write(tmp_path / "images/train", [f"{NFC}.jpg"])
+    write(tmp_path / "masks/train", [f"{NFC}.png", f"{NFD}.png"])
+    if len(list((tmp_path / "masks/train").iterdir())) == 4:
+        pytest.skip("this file system takes them for one name")
+    with pytest.raises(DataError, match="have the same stem"):
+        load_folder(tmp_path, **LAYOUT)
+    write(tmp_path / "images/train", [f"{NFD}.jpg"])  # a pair each
+    assert len(load_folder(tmp_path, **LAYOUT)["train"]) == 5
+
+
+def test_a_link_back_up_has_an_end(tmp_path: Path) -> None:
+    make(tmp_path)
+    for folder in ("images", "masks"):
+        (tmp_path / folder / "train" / "again").symlink_to("..", target_is_directory=True)
+    write(tmp_path / "elsewhere/images", ["x.jpg"])
+    write(tmp_path / "elsewhere/masks", ["x.png"])
+    for folder in ("images", "masks"):  # a link to another place is followed
+        (tmp_path / folder / "train" / "linked").symlink_to(tmp_path / "elsewhere" / folder, target_is_directory=True)
+    assert load_folder(tmp_path, **LAYOUT)["train"]["id"][:] == ["a", "b", "c", "linked/x"]
