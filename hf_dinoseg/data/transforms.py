@@ -216,9 +216,7 @@ class TrainTransform:
         if factor > 1:
             region = region.reduce(factor)
             matrix = tuple(value / factor for value in matrix)  # type: ignore[assignment]
-        size, fill = (self.crop_size, self.crop_size), mean_color(region)
-        turned = region.transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=fill)
-        pixels = torch.from_numpy(np.array(turned)).permute(2, 0, 1).contiguous()
+        pixels = warp_bilinear(region, matrix, self.crop_size)
         return pixels if colors is None else change_colors(pixels, colors)
 
 
@@ -277,6 +275,24 @@ def resize_bilinear(pixels: torch.Tensor, height: int, width: int) -> torch.Tens
         batch, (height, width), mode="bilinear", align_corners=False, antialias=True
     )
     return resized[0].permute(1, 2, 0)
+
+
+def warp_bilinear(image: Image.Image, matrix: Matrix, size: int) -> torch.Tensor:
+    """(3, size, size) uint8 of an RGB image, see `turn`; places outside it get its mean colour.
+
+    As `Image.transform`, which cuts fractions off instead of rounding them: crops would be half a grey level darker
+    than what they are cut from.
+    """
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
+    a, b, c, d, e, f = matrix
+    middles = torch.arange(size) + 0.5
+    x = (a * middles + b * middles[:, None] + c) / image.width
+    y = (d * middles + e * middles[:, None] + f) / image.height
+    places = torch.stack((x, y), dim=-1)[None] * 2 - 1
+    warped = torch.nn.functional.grid_sample(pixels, places, padding_mode="border", align_corners=False)[0]
+    inside = (x >= 0) & (x < 1) & (y >= 0) & (y < 1)
+    fill = torch.tensor(mean_color(image), dtype=torch.uint8)[:, None, None]
+    return torch.where(inside, warped.round_().to(torch.uint8), fill)
 
 
 def mean_color(image: Image.Image) -> tuple[int, ...]:
