@@ -27,11 +27,19 @@ A recipe is a YAML file of seven sections: `labels`, `data`, `model`, `loss`, `t
 two and `training.output_dir` must be written; everything else has a default. Any field can be changed on the command
 line, `section.key=value`; the value is read as YAML. Unknown fields, wrong types and contradictions are errors that are
 all listed at once, before anything is loaded. What a run used, every default filled in, stands in the `recipe.yaml` of
-its output folder.
+its output folder; `--print` shows it without training.
 
 ```bash
-dinoseg train recipe.yaml training.max_steps=100 --dry-run
+dinoseg train recipe.yaml training.max_steps=100 --print        # the whole recipe, and stop
+dinoseg train recipe.yaml training.max_steps=100 --dry-run      # the same, and two steps on generated images
 ```
+
+## base
+
+Recipes that have much in common share it: `base: other.yaml` takes over what another recipe file says, and what stands
+beside it wins, field by field. Lists, `labels.classes` and `labels.colors` are replaced as a whole; `null` takes a
+value of the base back. The path starts from the file that names it, and a base may have a base. A resolved recipe has
+none: everything is written out. The recipes of [ADE20K](../recipes/ade20k) are made so.
 """
 
 

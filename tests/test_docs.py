@@ -89,7 +89,7 @@ def _run(command: list[str]) -> None:
         group = typer.main.get_command(app)
         group.commands[verb].make_context(verb, list(arguments))  # type: ignore[attr-defined]
         return
-    if verb == "train":  # no weights and no data are here
+    if verb == "train" and "--print" not in arguments:  # no weights and no data are here
         arguments = [a for a in arguments if a not in ("--resume", "--overwrite", "--force", "--dry-run")] + [
             "--dry-run"
         ]

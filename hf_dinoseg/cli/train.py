@@ -45,7 +45,12 @@ def train(
             "images. No data, no download, nothing written.",
         ),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the metrics, or what a dry run did, as JSON.")] = False,
+    print_recipe: Annotated[
+        bool, typer.Option("--print", help="Print the recipe with its base and every default filled in, and stop.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the metrics, what a dry run did, or the recipe as JSON.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Train a model by a recipe.
@@ -55,9 +60,17 @@ def train(
     """
     if resume and overwrite:
         raise typer.BadParameter("--resume keeps the run that is there and --overwrite deletes it; give one of them.")
+    if print_recipe and dry_run:
+        raise typer.BadParameter("--dry-run prints the recipe too; give one of --print and --dry-run.")
     from ..recipe import load_recipe
 
     checked = load_recipe(recipe, overrides or ())
+    if print_recipe:
+        if json:
+            print_json(checked.to_dict())
+        else:
+            typer.echo(checked.to_yaml(), nl=False)
+        return
     if dry_run:
         _dry_run(checked, json)
         return

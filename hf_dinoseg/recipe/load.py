@@ -24,12 +24,14 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from ..errors import RecipeError
 from ..inference.windows import default_stride
 from ..labels import LabelSpace
+from .base import KEY as BASE
+from .base import read_layers
 from .messages import SectionError, list_faults, nearest, show
 from .presets import with_preset
 from .schema import Evaluation, Hub, Loss, Model, model_section
 from .schema_data import SECTIONS, Data, DataSection
 from .schema_training import best_metric_faults, check_training, training_fields
-from .yaml_format import apply_overrides, read_yaml, write_yaml
+from .yaml_format import apply_overrides, write_yaml
 
 #: Names of version 0.1 and what they are now; the recipes of its checkpoints have them.
 _RENAMED = {
@@ -83,7 +85,7 @@ class Recipe:
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file.
+    """Read a recipe file, and the `base` that it names, if any.
 
     Args:
         path: the YAML file.
@@ -92,9 +94,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: naming every fault: the dotted field, its value, what is accepted, the nearest spelling.
     """
-    data = read_yaml(path)
+    layers = read_layers(path)
+    data = layers.merged()
     faults = apply_overrides(data, overrides)
-    return _check(data, str(path), faults)
+    try:
+        return _check(data, str(path), faults)
+    except RecipeError as error:
+        raise RecipeError([layers.with_file(fault, overrides) for fault in error.faults], error.where) from None
 
 
 def _check(data: dict[str, Any], where: str, faults: list[str]) -> Recipe:
@@ -103,7 +109,9 @@ def _check(data: dict[str, Any], where: str, faults: list[str]) -> Recipe:
     for key in (k for k in data if k not in names):
         found = _elsewhere(str(key))
         exact = [name for name in found if name.rsplit(".", 1)[1] == key]
-        if exact:
+        if key == BASE:
+            hint = "A base is named in a recipe file; neither an override nor a resolved recipe has one."
+        elif exact:
             hint = f"It belongs to a section: write {exact[0]}."
         elif guess := nearest(str(key), names) or next(iter(found), None):
             hint = f"Did you mean {guess}?"

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 import hf_dinoseg
@@ -22,7 +23,7 @@ from hf_dinoseg.checkpoint import load_checkpoint
 from hf_dinoseg.cli import app
 from hf_dinoseg.cli._errors import message_for
 from hf_dinoseg.errors import DataError, InputError, LabelError, ModelError
-from hf_dinoseg.recipe import Recipe
+from hf_dinoseg.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "labels: {classes: {0: a, 1: b}}\ndata: {source: folder, root: r}\ntraining: {output_dir: out/x}\n"
@@ -116,6 +117,20 @@ def test_train_hands_the_checked_recipe_on(recipe: Path, build: Any) -> None:
 def test_train_resume_and_overwrite_exclude_each_other(recipe: Path, build: Any) -> None:
     result = run("train", recipe, "--resume", "--overwrite")
     assert result.exit_code == 2 and "give one of them" in result.stderr and build.calls == []
+
+
+def test_print_shows_the_resolved_recipe_and_does_nothing(recipe: Path, tmp_path: Path) -> None:
+    child = tmp_path / "child.yaml"
+    child.write_text(f"base: {recipe}\ntraining: {{max_steps: 7}}")
+    before = sorted(tmp_path.rglob("*"))
+    result = run("train", child, "training.logging_steps=3", "--print")
+    assert result.exit_code == 0 and sorted(tmp_path.rglob("*")) == before
+    expected = load_recipe(child, ["training.logging_steps=3"])
+    assert result.stdout == expected.to_yaml() and "base" not in yaml.safe_load(result.stdout)
+    assert json.loads(run("train", child, "--print", "--json").stdout)["training"]["max_steps"] == 7
+    assert run("train", child, "--print", "--dry-run").exit_code == 2
+    child.write_text(f"base: {recipe}\nmodel: {{head: nothing}}")
+    assert run("train", child, "--print").exit_code == 2
 
 
 def test_dry_run_prints_the_resolved_recipe_and_trains_nothing(recipe: Path, tmp_path: Path) -> None:

@@ -11,12 +11,15 @@ from transformers import CONFIG_MAPPING
 
 from hf_dinoseg.builders import build_model, build_processor
 from hf_dinoseg.recipe import FolderData, Recipe, load_recipe
+from hf_dinoseg.recipe.yaml_format import read_yaml
 from hf_dinoseg.run import evaluate
 from hf_dinoseg.testing.dry_run import dry_run, rehearsal
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
-RECIPES = [path for path in RECIPES if path.parent.name != "accelerate"]  # those configure accelerate, not a run
+FILES = sorted((ROOT / "recipes").rglob("*.yaml"))
+FILES = [path for path in FILES if path.parent.name != "accelerate"]  # those configure accelerate, not a run
+BASES = [path for path in FILES if path.stem.startswith("base")]  # these are shared; they are no recipe by themselves
+RECIPES = [path for path in FILES if path not in BASES]
 
 FROM_SCRATCH = [path for path in RECIPES if path.stem.endswith("_tiny")]  # the others have their published shape
 
@@ -30,6 +33,11 @@ def test_there_are_recipes() -> None:
     sizes = ("vits16", "vitb16", "vitl16", "vit7b16")
     wanted = {f"{head}_{size}" for head in ("linear", "eomt", "mask2former") for size in sizes}
     assert {path.stem for path in RECIPES if path.parent.name == "ade20k"} == wanted
+
+
+def test_what_recipes_share_is_called_base_and_every_base_is_used() -> None:
+    named = {path: read_yaml(path).get("base") for path in FILES}
+    assert {(path.parent / base).resolve() for path, base in named.items() if base} == {p.resolve() for p in BASES}
 
 
 @every_recipe
