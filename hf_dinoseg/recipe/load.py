@@ -22,7 +22,6 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ..errors import RecipeError
-from ..inference.windows import default_stride
 from ..labels import LabelSpace
 from .base import KEY as BASE
 from .base import read_layers
@@ -175,6 +174,8 @@ def _elsewhere(key: str) -> list[str]:
 
 
 def _with_windows(evaluation: Evaluation, crop_size: int) -> Evaluation:
+    from ..inference.windows import default_stride  # needs torch, which a broken recipe is told of without
+
     window = evaluation.window or max(crop_size, evaluation.stride or 0)
     stride = evaluation.stride or default_stride(window)
     return evaluation.model_copy(update={"window": window, "stride": stride})
