@@ -64,3 +64,20 @@ def check_ranges(surveys: Surveys) -> list[Finding]:
             )
         )
     return findings
+
+
+def check_dropped(surveys: Surveys) -> list[Finding]:
+    """Files of several pages or of more bands than colours, of which only a part is read."""
+    files = [file for survey in surveys.values() for pair in survey.pairs for file in (pair.image, pair.mask)]
+    if not (more := [f"{file.name} ({file.dropped})" for file in files if file.dropped]):
+        return []
+    return [
+        Finding(
+            "warning",
+            "dropped-pages-or-bands",
+            f"{len(more)} files hold more than is read of them, which is the first page and its first three bands: "
+            f"{some(more)}.",
+            "If the rest matters, save each page as a file of its own, and the three bands that tell most as RGB; a "
+            "mask with a page for each class becomes one page of ids.",
+        )
+    ]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 from PIL import Image
 
 from ..errors import ImageError, TooLargeError
-from ..images import MAX_PIXELS, cell_name, open_image
+from ..images import MAX_PIXELS, cell_name, dropped_parts, open_image
 from ..images.arrays import is_npy, read_npy
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -35,6 +35,7 @@ class FileFacts:
             eighth of its size.
         pixels: a hash of what it shows, if the pixels were read: equal for one image saved twice, whatever its
             compression and tags.
+        dropped: what it holds beside what is read, such as `pages 2 to 3`; see `images.dropped_parts`.
         fault: why it cannot be read.
         fault_code: `missing-file`, `empty-file`, `refused-file` or `broken-file`.
     """
@@ -46,6 +47,7 @@ class FileFacts:
     orientation: int = 1
     extrema: tuple[float, float] | None = None
     pixels: bytes | None = None
+    dropped: str = ""
     fault: str | None = None
     fault_code: str | None = None
 
@@ -108,7 +110,8 @@ def inspect_image(cell: Mapping[str, Any], decode: bool = True, max_pixels: int 
         return _array_facts(cell, name)
     try:
         with open_image(cell, max_pixels) as image:
-            return _facts(image, name, decode)
+            facts = _facts(image, name, decode)
+        return replace(facts, dropped=dropped_parts(cell))
     except ImageError as error:
         code = "refused-file" if isinstance(error, TooLargeError) else "broken-file"
         return FileFacts(name, fault=str(error).removeprefix(f"{name}: ").rstrip("."), fault_code=code)

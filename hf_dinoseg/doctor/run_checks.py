@@ -11,7 +11,7 @@ from ..labels import LabelSpace
 from .checks_classes import check_coverage, check_imbalance, check_void
 from .checks_files import check_duplicates, check_huge, check_lossy_masks, check_readable, check_sizes
 from .checks_ids import check_values
-from .checks_images import check_ranges
+from .checks_images import check_dropped, check_ranges
 from .checks_label_zero import check_zero
 from .checks_predictions import check_predictions
 from .checks_settings import check_label_spaces, check_normalization
@@ -127,6 +127,7 @@ def _judge(surveys: dict[str, Survey], space: LabelSpace, twins: list[Twins]) ->
         *check_coverage(surveys, space),
         *check_imbalance(surveys, space),
         *check_ranges(surveys),
+        *check_dropped(surveys),
         *check_huge(surveys),
         *check_duplicates(twins),
     ]

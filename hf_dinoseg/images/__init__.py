@@ -1,7 +1,7 @@
 """Opening images and masks: of any kind, any size, from files and from bytes."""
 
 from .finding import files_below, image_endings, mask_endings
-from .opening import FORMATS, MAX_PIXELS, Cell, cell_name, image_size, open_image, upright_rgb
+from .opening import FORMATS, MAX_PIXELS, Cell, cell_name, dropped_parts, image_size, open_image, upright_rgb
 from .reading import read_image, read_mask, read_upper, upright_size
 from .rows import LARGEST, RowReader
 
@@ -12,6 +12,7 @@ __all__ = [
     "Cell",
     "RowReader",
     "cell_name",
+    "dropped_parts",
     "files_below",
     "image_endings",
     "image_size",

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from ..errors import ImageError, NoSuchFileError, TooLargeError
 
@@ -28,6 +29,11 @@ MAX_PIXELS = 180_000_000
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "TGA")
 
 ORIENTATION = 0x0112  # EXIF and TIFF tag; 1 is upright, 5 to 8 exchange width and height
+
+# TIFF tags and values, https://www.loc.gov/preservation/digital/formats/content/tiff_tags.shtml
+_SUBFILE_TYPE, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _EXTRA_SAMPLES = 254, 262, 277, 338
+_COPY_OR_TRANSPARENCY = 0b101  # bits of the first
+_ALPHA = (1, 2)  # values of the last
 
 # Pillow's limit is a variable of the process, so that two who set it at once could leave it off for good: there is one
 # lock for it, and no other code sets it. Within the limit nothing is touched.
@@ -175,3 +181,59 @@ def image_size(cell: Cell) -> tuple[int, int]:
     """
     with open_image(cell, max_pixels=None) as image:
         return image.size
+
+
+def dropped_parts(cell: Cell) -> str:
+    """What an image file holds beside what is read of it, which is its first page and three colours at most.
+
+    Reduced copies of a TIFF's first page (overviews) and transparency are nothing that is missed, nor are the further
+    images of a camera's JPEG.
+
+    Returns:
+        Such as `pages 2 to 12`, `band 4`, or both; nothing for most files, and for those that cannot be read.
+    """
+    try:
+        with open_image(cell, max_pixels=None) as image:
+            bands, pages = _more_bands(image), _more_pages(image)
+    except ImageError:
+        return ""
+    word = "page" if image.format == "TIFF" else "frame"
+    return " and ".join(filter(None, (_numbered(word, pages), _numbered("band", bands))))
+
+
+def _more_bands(image: Image.Image) -> list[int]:
+    """Numbers, from 1, of a TIFF's bands that are neither colour nor said to be transparency."""
+    if not isinstance(image, TiffImageFile):
+        return []
+    tags = image.tag_v2
+    colors = {2: 3, 5: 4, 6: 3}.get(tags.get(_PHOTOMETRIC, 1), 1)  # RGB, CMYK, YCbCr; others have one
+    extra = list(tags.get(_EXTRA_SAMPLES, ()))
+    further = range(colors, tags.get(_SAMPLES_PER_PIXEL, 1))
+    return [n + 1 for n in further if n - colors >= len(extra) or extra[n - colors] not in _ALPHA]
+
+
+def _more_pages(image: Image.Image) -> list[int]:
+    """Numbers, from 2, of pages or frames after the first. The image is left at any of them."""
+    if image.format not in ("TIFF", "GIF", "WEBP", "PNG") or not getattr(image, "is_animated", False):
+        return []
+    if not isinstance(image, TiffImageFile):
+        return list(range(2, getattr(image, "n_frames", 1) + 1))
+    numbers: list[int] = []
+    place = 0
+    while True:
+        place += 1
+        try:
+            image.seek(place)
+        except EOFError:
+            return numbers
+        except (OSError, SyntaxError, ValueError, KeyError, TypeError):
+            numbers.append(place + 1)  # a page that Pillow cannot read is there all the same
+        else:
+            if not image.tag_v2.get(_SUBFILE_TYPE, 0) & _COPY_OR_TRANSPARENCY:
+                numbers.append(place + 1)
+
+
+def _numbered(word: str, numbers: list[int]) -> str:
+    if len(numbers) < 2:
+        return "".join(f"{word} {n}" for n in numbers)
+    return f"{word}s {numbers[0]} to {numbers[-1]}"

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 from ..errors import InputError, NoSuchFileError
-from ..images import image_size
+from ..images import dropped_parts, image_size
 from . import large_images as large
 from .download import download, is_url
 from .predict import pixels_at_once as most_pixels
@@ -208,6 +208,8 @@ class _Reader:
         if not path.is_file():
             raise NoSuchFileError(f"{path}: there is no such file.")
         width, height = image_size(path)
+        if more := dropped_parts(path):
+            logger.warning("%s: only its first page and three bands are read, not %s.", job.source, more)
         if width * height > large.LARGE_PIXELS:
             if "ids" not in job.files:
                 raise InputError(

@@ -143,6 +143,20 @@ def test_files_whose_names_begin_with_a_dot_are_passed_over(home: Path) -> None:
     assert [p.source for p in find_images(["in/._a.jpg"])[0]] == ["in/._a.jpg"]  # named by itself
 
 
+def test_pages_and_bands_that_are_not_read_are_told_once_a_file(home: Path) -> None:
+    pages = [Image.new("L", (8, 6), n) for n in range(4)]
+    for name in ("in/stack.tif", "in/moving.gif"):
+        Path(name).parent.mkdir(exist_ok=True)
+        pages[0].save(name, save_all=True, append_images=pages[1:])
+    image("in/plain.tif")
+    result = run("in", "-o", "o", "--no-overlay")
+    assert result.exit_code == 0 and written() == ["moving.png", "plain.png", "stack.png"]
+    told = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(told) == 2 and "plain" not in result.stderr
+    assert any("in/stack.tif" in line and "pages 2 to 4" in line for line in told)
+    assert any("in/moving.gif" in line and "frames 2 to 4" in line for line in told)
+
+
 def test_a_folder_that_may_not_be_read_is_told_and_the_rest_is_done(home: Path, forbid: Callable[[Path], None]) -> None:
     for name in ("in/a.jpg", "in/locked/b.jpg"):
         image(name)

@@ -126,6 +126,15 @@ def test_sixteen_bit_images(row, quarters, space, encode):
     assert finding(mixed, "sixteen-bit-image").level == "warning"
 
 
+def test_files_of_which_a_part_is_read(row, quarters, space, encode):
+    pages = [Image.fromarray(quarters()) for _ in range(3)]
+    stack = encode(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    report = examine({"train": [row(quarters(), "a", image=stack), row(stack, "b")]}, space)
+    found = finding(report, "dropped-pages-or-bands")
+    assert found.level == "warning" and found.seen.startswith("2 files")
+    assert "a.png (pages 2 to 3)" in found.seen and "b_mask.png (pages 2 to 3)" in found.seen
+
+
 def test_float_images(row, quarters, space, encode):
     tiff = encode(Image.fromarray(np.random.default_rng(0).random((40, 60), dtype=np.float32)), "TIFF")
     assert finding(examine({"train": [row(quarters(), image=tiff)]}, space), "float-image").level == "error"

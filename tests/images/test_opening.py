@@ -15,7 +15,7 @@ from PIL import Image
 
 import hf_dinoseg
 from hf_dinoseg.errors import ImageError
-from hf_dinoseg.images import RowReader, image_size, read_image
+from hf_dinoseg.images import RowReader, dropped_parts, image_size, read_image
 from hf_dinoseg.inference.segmenter import load_image
 
 RNG = np.random.default_rng(0)
@@ -136,3 +136,61 @@ def test_only_listed_formats_are_opened_whatever_the_name_says(tmp_path: Path, c
     path.write_bytes(content)
     with pytest.raises(ImageError, match="cat.png: cannot be read as an image .*JPEG, PNG, TIFF"):
         image_size(path)
+
+
+def bands(path: Path, extra: list[int]) -> None:
+    array = np.zeros((9, 14, 3 + len(extra)), np.uint8)
+    tiff(path, array, photometric="rgb", extrasamples=extra)
+
+
+def stack(path: Path, *pages: dict[str, Any]) -> None:
+    with pytest.importorskip("tifffile").TiffWriter(path) as writer:
+        for page in pages:
+            writer.write(**{"data": BYTES[..., :3], "photometric": "rgb", "metadata": None, **page})
+
+
+def frames(path: Path) -> None:
+    first, *others = (Image.fromarray(BYTES[..., n]) for n in range(3))
+    first.save(path, save_all=True, append_images=others)
+
+
+def broken_pages(path: Path) -> None:
+    stack(path, {}, {"data": np.zeros((4, 4, 7), np.float64), "photometric": "minisblack"})  # 4 pages
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "dropped"),
+    [
+        ("near infrared", lambda p: bands(p, [0]), "band 4"),
+        ("six bands", lambda p: bands(p, [0, 0, 0]), "bands 4 to 6"),
+        ("transparency", lambda p: bands(p, [2]), ""),
+        ("transparency, then a band", lambda p: bands(p, [2, 0]), "band 5"),
+        ("grey", lambda p: Image.fromarray(WIDE).save(p), ""),
+        ("CMYK", lambda p: Image.fromarray(BYTES, "CMYK").save(p), ""),
+        ("two pages", lambda p: stack(p, {}, {}), "page 2"),
+        ("pages", frames, "pages 2 to 3"),
+        ("overviews", lambda p: stack(p, {}, {"subfiletype": 1}, {"subfiletype": 1}), ""),
+        ("a page behind an overview", lambda p: stack(p, {}, {"subfiletype": 1}, {}), "page 3"),
+        ("pages that Pillow cannot read", broken_pages, "pages 2 to 5"),
+        ("both", lambda p: stack(p, *[{"data": BYTES, "extrasamples": [0]}] * 2), "page 2 and band 4"),
+        ("not there", lambda p: None, ""),
+        ("broken", lambda p: p.write_bytes(b"II*\0 broken"), ""),
+    ],
+)
+def test_what_of_a_tiff_is_not_read_is_named(
+    tmp_path: Path, name: str, write: Callable[[Path], None], dropped: str
+) -> None:
+    write(tmp_path / "a.tif")
+    assert dropped_parts(tmp_path / "a.tif") == dropped, name
+
+
+@pytest.mark.parametrize(("ending", "dropped"), [("gif", "frames 2 to 3"), ("webp", "frames 2 to 3"), ("mpo", "")])
+def test_frames_of_other_formats_are_named(tmp_path: Path, ending: str, dropped: str) -> None:
+    frames(tmp_path / f"a.{ending}")
+    assert dropped_parts({"path": None, "bytes": (tmp_path / f"a.{ending}").read_bytes()}) == dropped
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif", "gif", "webp", "bmp"])
+def test_of_ordinary_files_nothing_is_dropped(tmp_path: Path, ending: str) -> None:
+    Image.fromarray(BYTES[..., :3]).save(tmp_path / f"a.{ending}")
+    assert dropped_parts(tmp_path / f"a.{ending}") == ""
