@@ -41,6 +41,7 @@ from .errors import RunError
 from .evaluation.results import RESULT_FILES, versions, write_results
 from .figures import write_json
 from .hub.checkpoint_folder import describe, hardware
+from .models import head_class
 from .recipe import Recipe, load_recipe
 from .training import DinoSegTrainer
 from .training.distributed import built_whole, check_can_measure, check_processes, whole_on_each_process
@@ -87,6 +88,12 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
     inspect(folder, resume=resume, overwrite=overwrite)
     if resume:
         _check_same_run(recipe, folder)
+    if recipe.model.tune == "head" and not head_class(recipe.model.head).fits_frozen_backbone:
+        logger.warning(
+            "model.tune: head leaves the backbone as it is, and head %s works inside the backbone's blocks: published "
+            "results are of backbones that learn. Write model.tune: llrd or full, or take another head.",
+            recipe.model.head,
+        )
     set_seed(args.seed)
     with args.main_process_first(desc="reading masks"):
         source = build_source(recipe)

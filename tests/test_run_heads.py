@@ -79,3 +79,13 @@ def test_masking_is_annealed_saved_with_each_checkpoint_and_taken_up_again(
         (again / file).unlink()
     run(recipe, f"training.output_dir={again}", *overrides, resume=True)
     assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_head_that_needs_its_backbone_to_learn_is_told_where_that_rests(
+    tmp_path: Path, write_tiny_recipe: WriteRecipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(write_tiny_recipe(tmp_path), "model.head=eomt", "model.tune=head", "training.max_steps=1")
+    assert "head eomt works inside the backbone's blocks" in caplog.text
+    caplog.clear()
+    run(tmp_path / "tiny.yaml", "model.tune=head", "training.max_steps=1", f"training.output_dir={tmp_path / 'other'}")
+    assert "works inside" not in caplog.text

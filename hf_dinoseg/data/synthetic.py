@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 BACKGROUND, ARTERY, VEIN, DISC = 0, 1, 2, 3
-CLASSES = {BACKGROUND: "background", ARTERY: "artery", VEIN: "vein", DISC: "disc"}
 
 _OVERSAMPLING = 3  # vessels are drawn this many times larger and averaged down: their edges are then fractions
 _MIN_WIDTH = 2.6  # of a vessel, in pixels of a 256-pixel image; thinner ones end
