@@ -9,8 +9,7 @@ from reference_weights import SETTINGS, TINY_BACKBONE, expected_outputs, head_ch
 from torch import Tensor
 
 from hf_dinoseg.hub.convert_names import convert_meta_m2f_state_dict
-from hf_dinoseg.models import DinoSegForSemanticSegmentation, DinoSegOutput, semantic_labels_and_scores
-from hf_dinoseg.models import scores as semantic_scores
+from hf_dinoseg.models import DinoSegForSemanticSegmentation, DinoSegOutput, semantic_labels_and_scores, semantic_scores
 
 
 @pytest.fixture(scope="module")

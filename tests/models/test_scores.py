@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_dinoseg.models import DinoSegOutput, semantic_labels_and_scores
+from hf_dinoseg.models import DinoSegOutput, semantic_labels_and_scores, semantic_scores
 from hf_dinoseg.models import scores as semantic
-from hf_dinoseg.models import scores as semantic_scores
 
 
 def outputs(height: int = 7, width: int = 9) -> DinoSegOutput:

@@ -12,7 +12,7 @@ import pytest
 from hf_dinoseg.errors import RecipeError
 from hf_dinoseg.labels import LabelSpace
 from hf_dinoseg.recipe import Recipe, label_preset, load_recipe
-from hf_dinoseg.recipe import label_presets as presets
+from hf_dinoseg.recipe.presets import presets
 
 REST = "data: {source: folder, root: r}\ntraining: {output_dir: o}\n"
 

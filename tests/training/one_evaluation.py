@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_dinoseg import load_recipe, run
-from hf_dinoseg import run as builders
+from hf_dinoseg import builders, load_recipe, run
 
 
 class Trainer(builders.DinoSegTrainer):

@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hf_dinoseg import load_recipe, run
-from hf_dinoseg import run as builders
+from hf_dinoseg import builders, load_recipe, run
 
 
 def same_points_in_every_row(rows: int, *shape: int, device: object = None) -> torch.Tensor:

@@ -10,8 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from hf_dinoseg import builders as objects
-from hf_dinoseg import load_recipe
+from hf_dinoseg import builders, load_recipe
 from hf_dinoseg.cli import app
 from hf_dinoseg.errors import RunError
 from hf_dinoseg.recipe import Recipe
@@ -64,8 +63,8 @@ def test_what_is_for_training_only_stays_out_of_an_evaluation(
     entry: str, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = load_recipe(tiny_run / "recipe.yaml")
-    args = objects.build_evaluation_arguments(on_its_own(recipe, [entry]), str(tmp_path))
-    plain = objects.build_evaluation_arguments(on_its_own(recipe, []), str(tmp_path))
+    args = builders.build_evaluation_arguments(on_its_own(recipe, [entry]), str(tmp_path))
+    plain = builders.build_evaluation_arguments(on_its_own(recipe, []), str(tmp_path))
     assert args.to_dict() == plain.to_dict()
 
 
@@ -79,7 +78,9 @@ def test_the_figures_are_those_of_the_run_whatever_training_asks_for(tiny_run: P
 
 def test_where_an_evaluation_runs_is_heeded(tiny_run: Path, tmp_path: Path) -> None:
     entries = ["use_cpu=true", "per_device_eval_batch_size=3", "dataloader_num_workers=2", "seed=7"]
-    args = objects.build_evaluation_arguments(on_its_own(load_recipe(tiny_run / "recipe.yaml"), entries), str(tmp_path))
+    args = builders.build_evaluation_arguments(
+        on_its_own(load_recipe(tiny_run / "recipe.yaml"), entries), str(tmp_path)
+    )
     assert (args.use_cpu, args.per_device_eval_batch_size, args.dataloader_num_workers, args.seed) == (True, 3, 2, 7)
     assert args.batch_eval_metrics and not args.remove_unused_columns and args.report_to == []
 
