@@ -103,7 +103,7 @@ class TestWithoutAnAccelerator:
     def test_a_processor_without_bfloat16_is_one_message(
         self, tmp_path: Path, write_tiny_recipe: Write, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(objects, "is_torch_bf16_available_on_device", lambda device: device != "cpu")
+        monkeypatch.setattr(builders, "is_torch_bf16_available_on_device", lambda device: device != "cpu")
         with pytest.raises(RunError, match=r"^training\.bf16:.*training\.bf16=false"):
             train(self.recipe(tmp_path, write_tiny_recipe, "bf16=true"))
 
