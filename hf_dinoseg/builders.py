@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from .visualize import with_palette
 
 logger = logging.getLogger(__name__)
 
+_MUCH_MEMORY = 1 << 30  # below it, no computer is asked how much it has
 _STATISTICS = ("image_mean", "image_std")  # fields of `model` that the image processor has
 # fields of `model` that say how it learns, and not what it is
 _LEARNING = (
@@ -188,6 +190,34 @@ def check_sizes(recipe: Recipe) -> None:
             f"model: of the sizes in this section, those of model.backbone among them, no model can be made: {reason} "
             "Compare them with a recipe in recipes/; the sizes of a published model fit."
         ) from error
+
+
+def check_memory(recipe: Recipe) -> None:
+    """That the crops of one batch fit the memory, whatever the model takes beside them.
+
+    Raises:
+        RunError: if they cannot.
+    """
+    size, batch = recipe.data.crop_size, recipe.training.get("per_device_train_batch_size") or 8
+    pixels = batch * size * size
+    on_device = torch.cuda.is_available() and not recipe.training.get("use_cpu")
+    # Bytes of a pixel: 4 of colours and label in the batch that workers send, 12 of the normalised image.
+    needed: dict[str, tuple[int, Callable[[], float]]] = {"this computer": (4 if on_device else 16, _host_memory)}
+    if on_device:
+        needed["the GPU"] = (12, lambda: torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+    for where, (each, memory) in needed.items():
+        if pixels * each >= _MUCH_MEMORY and pixels * each > (there := memory()):
+            raise RunError(
+                f"data.crop_size: {batch} crops of {size} × {size} pixels, one batch, take {pixels * each / 2**30:.0f} "
+                f"GiB, and {where} has {there / 2**30:.0f} GiB. Write a crop_size of about the shorter side of the "
+                "images, 512 if in doubt."
+            )
+
+
+def _host_memory() -> float:
+    if not hasattr(os, "sysconf"):
+        return float("inf")  # it is not known
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @model_errors()

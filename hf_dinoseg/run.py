@@ -27,6 +27,7 @@ from .builders import (
     build_train_dataset,
     build_trainer,
     build_training_arguments,
+    check_memory,
     check_sizes,
     evenly,
     input_folders,
@@ -36,11 +37,19 @@ from .builders import (
 )
 from .checkpoint import CARD_FILE, METRICS_FILE, RECIPE_FILE, checkpoint_recipe, load_checkpoint
 from .data import EvalDataset
-from .doctor import BAD_SAMPLE_CODES, check_backbone_processor, quick_checks
+from .doctor import (
+    BAD_SAMPLE_CODES,
+    Report,
+    check_backbone_processor,
+    check_label_spaces,
+    check_prepared,
+    quick_checks,
+)
 from .errors import RunError
 from .evaluation.results import RESULT_FILES, versions, write_results
 from .figures import write_json
 from .hub.checkpoint_folder import describe, hardware
+from .labels import LabelSpace
 from .models import head_class
 from .recipe import Recipe, load_recipe
 from .training import DinoSegTrainer
@@ -99,9 +108,11 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
         source = build_source(recipe)
         check_apart(folder, input_folders(source))
         if args.process_index == 0:
-            _check_data(source, recipe, force)
+            told = _check_data(source, recipe, force)
         streaming = recipe.data.streaming
         data, skipped = prepare_splits(recipe, DatasetDict(validation=source["validation"]) if streaming else source)
+        if args.process_index == 0 and not streaming:
+            _tell(Report(tuple(check_prepared(data, recipe))).without(told), force)
     left_out = len(skipped["validation"])
     with built_whole(args):
         model, processor = build_model(recipe), build_processor(recipe)
@@ -170,12 +181,13 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
 
 def check_recipe(recipe: Recipe) -> None:
     """What can be said of a run from its recipe alone, before anything is loaded: that the output folder does not hold
-    what is read, and that the sizes make a model.
+    what is read, that crops fit the memory, and that the sizes make a model.
 
     Raises:
         RunError: if not.
     """
     check_apart(Path(recipe.training["output_dir"]), input_places(recipe))
+    check_memory(recipe)
     check_sizes(recipe)
 
 
@@ -204,6 +216,7 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
         args = build_evaluation_arguments(recipe, str(folder))
         check_processes(args)
         check_can_measure(args)
+        _compare_labels(checkpoint, recipe, stored, tell=args.process_index == 0)
         with args.main_process_first(desc="reading masks"):
             data, skipped = prepare_splits(recipe, DatasetDict(validation=build_source(recipe)["validation"]))
         dataset = build_eval_dataset(recipe, data["validation"], processor, len(skipped["validation"]))
@@ -220,17 +233,40 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
 # ---------------------------------------------------------------------- parts of a run
 
 
-def _check_data(source: DatasetDict, recipe: Recipe, force: bool) -> None:
-    report = quick_checks(source, recipe.labels, max_pixels=recipe.data.max_pixels)
+def _check_data(source: DatasetDict, recipe: Recipe, force: bool) -> Report:
+    """What a first look finds, which is told."""
+    report = quick_checks(source, recipe.labels, max_pixels=recipe.data.max_pixels, recipe=recipe)
     if recipe.data.on_bad_sample == "skip":
         report = report.with_warnings(BAD_SAMPLE_CODES)
     if isinstance(backbone := recipe.model.backbone, str):
         report = report.with_findings(check_backbone_processor(build_processor(recipe).to_dict(), backbone))
+    _tell(report, force)
+    return report
+
+
+def _tell(report: Report, force: bool) -> None:
+    """Log the warnings, and stop at errors unless that is not wanted; then they are warnings."""
     for finding in report.findings:
         if finding.level == "warning" or force and finding.level == "error":
             logger.warning("%s: %s %s", finding.code, finding.seen, finding.cure)
     if not force:
         report.raise_on_error("`dinoseg doctor` tells more; `dinoseg train --force` goes on regardless.")
+
+
+def _compare_labels(checkpoint: str, recipe: Recipe, stored: LabelSpace, tell: bool) -> None:
+    """What a recipe and a checkpoint with the same ids mean by them.
+
+    Args:
+        tell: log what differs and may be meant.
+
+    Raises:
+        RunError: if names that recipe and checkpoint both have stand for other ids there.
+    """
+    for finding in check_label_spaces(recipe.labels, stored):
+        if finding.level == "error":
+            raise RunError(f"{checkpoint}: {finding.seen} {finding.cure}")
+        if tell:
+            logger.warning("%s: %s %s", finding.code, finding.seen, finding.cure)
 
 
 def _check_same_run(recipe: Recipe, folder: Path) -> None:

@@ -89,6 +89,16 @@ def test_evaluate_refuses_labels_that_mean_something_else(run, tmp_path):
         evaluate(str(folder), recipe)
 
 
+def test_evaluate_refuses_names_that_changed_places_and_tells_of_other_names(run, caplog):
+    folder, metrics = run
+    classes = "labels.classes={{0: background, 1: {}, 2: {}, 3: disc}}"
+    with pytest.raises(RunError, match=r"1 is 'vein' in the recipe and 'artery' in the checkpoint; 2 is 'artery'"):
+        evaluate(str(folder), load_recipe(folder / "recipe.yaml", [classes.format("vein", "artery")]))
+    again = evaluate(str(folder), load_recipe(folder / "recipe.yaml", [classes.format("arteriole", "vein")]))
+    assert again["mean_iou"] == metrics["mean_iou"]
+    assert "1 is 'arteriole' in the recipe and 'artery' in the checkpoint" in caplog.text
+
+
 def test_a_second_run_into_the_folder_is_refused_before_anything_is_touched(run):
     folder, _ = run
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}

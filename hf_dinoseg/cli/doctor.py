@@ -81,7 +81,7 @@ def _examine(recipe: Recipe, checkpoint: str | None, samples: int) -> tuple[Repo
 
     source = builders.build_source(recipe, samples)
     processor = builders.build_processor(recipe).to_dict()
-    report = examine(source, recipe.labels, samples, max_pixels=recipe.data.max_pixels)
+    report = examine(source, recipe.labels, samples, max_pixels=recipe.data.max_pixels, recipe=recipe)
     if isinstance(recipe.model.backbone, str):
         report = report.with_findings(check_backbone_processor(processor, recipe.model.backbone))
     if checkpoint is not None:

@@ -30,7 +30,15 @@ def check_coverage(surveys: Surveys, space: LabelSpace) -> list[Finding]:
     """Declared classes without a pixel, by split. Only said where every mask was read."""
     if not all(survey.complete for survey in surveys.values()) or "train" not in surveys:
         return []
-    present = {name: split_counts(survey, space)[:-1] > 0 for name, survey in surveys.items()}
+    return coverage_findings({name: split_counts(survey, space)[:-1] > 0 for name, survey in surveys.items()}, space)
+
+
+def coverage_findings(present: Mapping[str, np.ndarray], space: LabelSpace) -> list[Finding]:
+    """Declared classes that a whole split lacks.
+
+    Args:
+        present: of each split, `train` among them, (C,) bool: whether any of its masks holds the class.
+    """
     if not any(found.any() for found in present.values()):
         return []  # other checks say why
     train = present["train"]

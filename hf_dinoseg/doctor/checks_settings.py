@@ -88,11 +88,24 @@ def check_label_spaces(recipe: LabelSpace, checkpoint: LabelSpace) -> list[Findi
         ]
     findings = []
     renamed = [
-        f"{i} is {recipe.classes[i]!r} in the recipe and {checkpoint.classes[i]!r} in the checkpoint"
+        _two_names(i, recipe, checkpoint)
         for i in recipe.original_ids
-        if recipe.classes[i].strip().casefold() != checkpoint.classes[i].strip().casefold()
+        if _name(recipe.classes[i]) != _name(checkpoint.classes[i])
     ]
-    if renamed:
+    if moved := [
+        i for i in recipe.original_ids if _elsewhere(i, recipe, checkpoint) or _elsewhere(i, checkpoint, recipe)
+    ]:
+        told = [_two_names(i, recipe, checkpoint) for i in moved]
+        findings.append(
+            Finding(
+                "error",
+                "checkpoint-names-moved",
+                f"names of classes stand for other ids: {'; '.join(told[:6])}. Figures would stand under wrong names.",
+                "Find out what the ids mean in the masks, and put `labels.classes` right. If the masks are those that "
+                "the checkpoint was trained with, copy `labels.classes` from its recipe.yaml: names change no figure.",
+            )
+        )
+    elif renamed:
         findings.append(
             Finding(
                 "warning",
@@ -116,6 +129,22 @@ def check_label_spaces(recipe: LabelSpace, checkpoint: LabelSpace) -> list[Findi
             )
         )
     return findings
+
+
+def _elsewhere(original_id: int, one: LabelSpace, other: LabelSpace) -> bool:
+    """Whether the name that one gives to an id is another id's with the other."""
+    name = _name(one.classes[original_id])
+    ids = [i for i, there in other.classes.items() if _name(there) == name]
+    return bool(ids) and original_id not in ids
+
+
+def _two_names(original_id: int, recipe: LabelSpace, checkpoint: LabelSpace) -> str:
+    ours, theirs = recipe.classes[original_id], checkpoint.classes[original_id]
+    return f"{original_id} is {ours!r} in the recipe and {theirs!r} in the checkpoint"
+
+
+def _name(text: str) -> str:
+    return text.strip().casefold()
 
 
 def _same(a: Any, b: Any) -> bool:

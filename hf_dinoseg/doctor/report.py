@@ -67,6 +67,10 @@ class Report:
         lowered = [replace(f, level="warning") if f.level == "error" and f.code in codes else f for f in self.findings]
         return Report(tuple(lowered), self.overview)
 
+    def without(self, other: Report) -> Report:
+        """The same report without what another one says in the same words."""
+        return Report(tuple(finding for finding in self.findings if finding not in other.findings), self.overview)
+
     def raise_on_error(self, hint: str = "") -> None:
         """Stop where there are errors.
 

@@ -8,6 +8,7 @@ from typing import Any
 from ..images import MAX_PIXELS
 from ..inference import Segmenter
 from ..labels import LabelSpace
+from ..recipe import Recipe
 from .checks_classes import check_coverage, check_imbalance, check_void
 from .checks_files import check_duplicates, check_huge, check_lossy_masks, check_readable, check_sizes
 from .checks_ids import check_values
@@ -15,6 +16,7 @@ from .checks_images import check_dropped, check_ranges
 from .checks_label_zero import check_zero
 from .checks_predictions import check_predictions
 from .checks_settings import check_label_spaces, check_normalization
+from .checks_training import TrainingData, check_training
 from .duplicates import Twins, find_twins
 from .predictions import probe
 from .report import Finding, Report
@@ -47,6 +49,7 @@ def examine(
     samples: int | None = DEFAULT_SAMPLES,
     num_threads: int | None = None,
     max_pixels: int = MAX_PIXELS,
+    recipe: Recipe | None = None,
 ) -> Report:
     """Read the data and say what is wrong with them. Broken files are findings, never exceptions.
 
@@ -55,6 +58,7 @@ def examine(
         samples: pairs of each split that are read, spread evenly; None for all. Every file is looked at in any case.
         num_threads: that read; None for one a core.
         max_pixels: `data.max_pixels` of the recipe; files of more are findings.
+        recipe: whose crops and queries have to fit the data.
     """
     surveys = {
         name: survey(
@@ -63,7 +67,7 @@ def examine(
         for name, rows in splits.items()
         if len(rows)
     }
-    return _judge(surveys, label_space, find_twins(splits, surveys))
+    return _judge(surveys, label_space, find_twins(splits, surveys), recipe)
 
 
 def quick_checks(
@@ -71,10 +75,12 @@ def quick_checks(
     label_space: LabelSpace,
     num_threads: int | None = None,
     max_pixels: int = MAX_PIXELS,
+    recipe: Recipe | None = None,
 ) -> Report:
     """The same on a few pairs of each split and on heads of images only, in under two seconds whatever the data.
 
     What it does not meet, `data.prepare_targets` does: it reads every mask, and stops at the first that does not fit.
+    What is counted then is looked at by `check_prepared`.
     """
     surveys = {
         name: survey(
@@ -89,7 +95,7 @@ def quick_checks(
         for name, rows in splits.items()
         if len(rows)
     }
-    return _judge(surveys, label_space, find_twins(splits, seconds=_QUICK_SECONDS["duplicates"]))
+    return _judge(surveys, label_space, find_twins(splits, seconds=_QUICK_SECONDS["duplicates"]), recipe)
 
 
 def examine_checkpoint(
@@ -116,7 +122,7 @@ def examine_checkpoint(
     return [*findings, *check_predictions(seen, space, segmenter.background_threshold)]
 
 
-def _judge(surveys: dict[str, Survey], space: LabelSpace, twins: list[Twins]) -> Report:
+def _judge(surveys: dict[str, Survey], space: LabelSpace, twins: list[Twins], recipe: Recipe | None) -> Report:
     findings = [
         *check_readable(surveys),
         *check_sizes(surveys),
@@ -131,6 +137,8 @@ def _judge(surveys: dict[str, Survey], space: LabelSpace, twins: list[Twins]) ->
         *check_huge(surveys),
         *check_duplicates(twins),
     ]
+    if recipe is not None and "train" in surveys:
+        findings += check_training(recipe, TrainingData.of_survey(surveys["train"], recipe))
     return Report(tuple(findings), _overview(surveys, space))
 
 

@@ -56,7 +56,20 @@ def test_label_spaces_of_checkpoint_and_recipe():
     assert check_label_spaces(space, LabelSpace.from_dict(space.to_dict())) == []
     [found] = check_label_spaces(space, LabelSpace({0: "background", 1: "vessel", 2: "disc"}))
     assert (found.level, found.code) == ("error", "checkpoint-labels-differ") and "in the checkpoint: [2]" in found.seen
-    [found] = check_label_spaces(space, LabelSpace({0: "vessel", 1: "background"}, ignore=(255,)))
-    assert found.code == "checkpoint-names-differ" and "0 is 'background' in the recipe and 'vessel'" in found.seen
+    [found] = check_label_spaces(space, LabelSpace({0: "Background ", 1: "vein"}, ignore=(255,)))
+    assert (found.level, found.code) == ("warning", "checkpoint-names-differ")
+    assert "1 is 'vessel' in the recipe and 'vein'" in found.seen and "0 is" not in found.seen
     [found] = check_label_spaces(space, LabelSpace({0: "background", 1: "vessel"}, ignore=(254,)))
     assert found.code == "checkpoint-void-differs" and "(255,)" in found.seen
+
+
+def test_names_that_changed_places_are_an_error():
+    space = LabelSpace({0: "background", 1: "vessel", 2: "disc"}, ignore=(255,))
+    [found] = check_label_spaces(space, LabelSpace({0: "vessel", 1: "background", 2: "disc"}, ignore=(255,)))
+    assert (found.level, found.code) == ("error", "checkpoint-names-moved")
+    assert "0 is 'background' in the recipe and 'vessel'" in found.seen and "2 is" not in found.seen
+    # one name moved to another id, and a new one in its place
+    [found] = check_label_spaces(space, LabelSpace({0: "background", 1: "disc", 2: "cup"}, ignore=(255,)))
+    assert found.code == "checkpoint-names-moved" and "1 is 'vessel' in the recipe and 'disc'" in found.seen
+    twice = LabelSpace({0: "background", 1: "vessel", 2: "vessel"})  # a name may stand twice
+    assert check_label_spaces(twice, LabelSpace.from_dict(twice.to_dict())) == []
