@@ -267,7 +267,6 @@ def _tell(
         speed = f" ({rate:.2f} images per second)" if done else ""
         typer.echo(f"{len(done)} of {len(images)} images written to {output}{there}{speed}")
     for item in failed:
-        name = f"{item['file']}: " if item["file"] and not str(item["error"]).startswith(str(item["file"])) else ""
-        typer.echo(f"dinoseg: {name}{item['error']}", err=True)
+        typer.echo(f"dinoseg: {item['error']}", err=True)
     if failed:
         raise typer.Exit(FAILED)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..data import zero_is_void
 from ..inference import Background
 from ..labels import LabelSpace
 from ..visualize import panel, save_panel
@@ -61,14 +60,13 @@ class PanelWriter:
         image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
         height, width = truth.shape
         prediction = self.background.drawn(prediction, truth, self.label_space.ignore_index)
-        named = zero_is_void(self.label_space) or self.background.policy != "none"
         drawn = panel(
             image.resize((width, height)) if image.size != (width, height) else image,
             self.label_space.decode(truth.cpu().numpy()),
             self.label_space.decode(prediction.cpu().numpy()),
             self.label_space,
             title=self.names[index],
-            note=self.background.caption if named else "",
+            note=self.background.caption(self.label_space),
         )
         self.folder.mkdir(parents=True, exist_ok=True)
         save_panel(drawn, self.folder / f"{self.names[index]}.png")

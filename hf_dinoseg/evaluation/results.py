@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..data import EvalDataset, zero_is_void
+from ..data import EvalDataset
 from ..images import read_image
 from ..inference import Background
 from ..labels import LabelSpace
@@ -83,8 +83,7 @@ def write_results(
         prediction, truth = (space.decode(part.numpy()) for part in predict(index))
         image = read_image(dataset.dataset[index]["image"])
         images.append(ReportImage(dataset.ids[index], image, truth, prediction, row["mean_iou"]))
-    named = zero_is_void(space) or background.policy != "none"
-    page = render_report(title, metrics, counts, space, images, recipe, background.caption if named else "")
+    page = render_report(title, metrics, counts, space, images, recipe, background.caption(space))
     (folder / REPORT_FILE).write_text(page, encoding="utf-8")
 
 

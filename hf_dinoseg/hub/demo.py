@@ -172,7 +172,7 @@ def build_app(segmenter: Segmenter, title: str, examples: Sequence[Path] = ()) -
         try:
             result = demo.segment(image, mode, window, stride, flip)
         except ValueError as error:
-            raise gr.Error(str(error)) from error
+            raise gr.Error(str(error).replace(image, Path(image).name), print_exception=False) from error
         return result, *present(result, image, low)
 
     def present(result: SegmentationResult | None, image: str | None, low: float) -> tuple[Any, Any]:
@@ -181,12 +181,21 @@ def build_app(segmenter: Segmenter, title: str, examples: Sequence[Path] = ()) -
         data, file = demo.show(result, low, Path(image).stem)
         return data, gr.update(value=file, interactive=True)
 
+    class AsUploaded(gr.Image):
+        """Hands the file on as it is. Gradio's own opens it first: of one that it cannot read it says "Error" only,
+        and what it can read it converts."""
+
+        is_template = True  # drawn as its parent
+
+        def preprocess(self, payload: Any) -> Any:
+            return payload.path if payload is not None and payload.path else super().preprocess(payload)
+
     with gr.Blocks(title=title, analytics_enabled=False) as app:
         gr.HTML(f"<h1>{html.escape(title)}</h1><p>{space.num_labels} classes: {html.escape(names + more)}</p>")
         kept = gr.State()
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                image = gr.Image(
+                image = AsUploaded(
                     label="Image", type="filepath", sources=["upload", "clipboard"], height=300, elem_id="image"
                 )
                 if examples:

@@ -136,6 +136,8 @@ def _reason(error: Exception) -> str:
             f"it is broken, or none of {', '.join(FORMATS)}; of TIFFs grey, RGB and RGB with alpha of 8 or 16 bits are "
             "read"
         )
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return error.strerror
     return str(error).rstrip(".") or type(error).__name__
 
 

@@ -150,7 +150,8 @@ def upper_part(data: bytes, rows: int, height: int) -> bytes | None:
         >>> import io
         >>> from PIL import Image
         >>> Image.new("RGB", (40, 30)).save(file := io.BytesIO(), "JPEG")
-        >>> Image.open(io.BytesIO(upper_part(file.getvalue(), 20, height=30))).size
+        >>> with open_image({"bytes": upper_part(file.getvalue(), 20, height=30)}) as image:
+        ...     image.size
         (40, 20)
     """
     place = 2

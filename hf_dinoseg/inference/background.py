@@ -18,7 +18,9 @@ from typing import Literal, get_args
 
 import torch
 
+from ..data import zero_is_void
 from ..errors import InputError
+from ..labels import LabelSpace
 from ..models.scores import without_unlikely
 
 Policy = Literal["none", "threshold", "truth"]
@@ -89,9 +91,10 @@ class Background:
         """The answer as an image shows it beside its truth: with policy `truth`, void where that is void."""
         return labels.masked_fill(truth == ignore_index, ignore_index) if self.policy == "truth" else labels
 
-    @property
-    def caption(self) -> str:
-        """What an image says of its background."""
+    def caption(self, label_space: LabelSpace) -> str:
+        """What an image says of its background: nothing where background is a class like others, or none exists."""
+        if self.policy == "none" and not zero_is_void(label_space):
+            return ""
         if self.policy == "threshold":
             return f"no class below score {self.threshold:.3g}"
         return "background from the truth" if self.policy == "truth" else "best class everywhere"

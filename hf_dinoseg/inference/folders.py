@@ -61,7 +61,7 @@ class Outcome:
     Attributes:
         number: its place among the jobs.
         written: the files.
-        error: why there are none; None if all went well.
+        error: why there are none, with the image's name; None if all went well.
     """
 
     number: int
@@ -251,7 +251,7 @@ def _write(segmenter: Segmenter, item: _Item, answer: Answer, events: SimpleQueu
     try:
         assert item.prepared is not None
         result = segmenter.result(item.prepared.image, answer)
-        title, note = Path(item.job.source).name, segmenter.background.caption
+        title, note = Path(item.job.source).name, segmenter.background.caption(segmenter.label_space)
         for form, path in item.job.missing.items():
             write_result(result, form, path, title, note, item.job.transparent)
         outcome = Outcome(item.number, item.job, item.job.missing)
@@ -272,10 +272,12 @@ def _by_strips(segmenter: Segmenter, item: _Item) -> Outcome:
 
 
 def _failed(number: int, job: Job, error: Exception, path: Path | None = None) -> Outcome:
-    """The outcome that tells of an error; a fetched file is called by its address."""
+    """The outcome that tells of an error and names the image, a fetched one by its address."""
     logger.debug("%s failed", job.source, exc_info=error)
     text = str(error) or type(error).__name__
-    return Outcome(number, job, error=text if path is None else text.replace(str(path), job.source))
+    if path is not None and job.source not in text:
+        text = text.replace(str(path), job.source)
+    return Outcome(number, job, error=text if job.source in text else f"{job.source}: {text}")
 
 
 __all__ = ["Job", "Outcome", "segment_files"]

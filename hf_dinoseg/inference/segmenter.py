@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +18,7 @@ from torch import nn
 
 from ..checkpoint import load_checkpoint
 from ..errors import ImageError, InputError
-from ..images import LARGEST, read_image, upright_rgb
+from ..images import LARGEST, Cell, dropped_parts, read_image, upright_rgb
 from ..labels import LabelSpace
 from .background import Background
 from .download import download, is_url
@@ -28,7 +30,9 @@ from .write import whole_file
 if TYPE_CHECKING:
     from ..visualize import Palette
 
-ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
+ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | torch.Tensor
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,25 +236,48 @@ class Segmenter:
     def __call__(self, images: ImageLike) -> SegmentationResult: ...
 
     @overload
-    def __call__(self, images: list[Any] | tuple[Any, ...]) -> list[SegmentationResult]: ...
+    def __call__(self, images: Iterator[Any]) -> Iterator[SegmentationResult]: ...
+
+    @overload
+    def __call__(self, images: Sequence[Any]) -> list[SegmentationResult]: ...
 
     def __call__(
-        self, images: ImageLike | list[Any] | tuple[Any, ...]
-    ) -> SegmentationResult | list[SegmentationResult]:
-        """Segment an image, or each of a list of them.
+        self, images: ImageLike | Iterator[Any] | Sequence[Any]
+    ) -> SegmentationResult | Iterator[SegmentationResult] | list[SegmentationResult]:
+        """Segment an image, or several.
 
         Args:
-            images: a path or URL, a PIL image, an array (H, W, 3) or (H, W) of uint8, or a list of these.
+            images: one of these, a sequence of them, or an iterator (a generator, say):
+
+                - a path or URL, or the bytes of an image file;
+                - a PIL image;
+                - an array (H, W, 3) or (H, W) of uint8, values 0 to 255;
+                - a tensor (3, H, W), (H, W, 3) or (H, W) of uint8, or (3, H, W) of floats from 0 to 1, on any device.
+                  One of three rows that could be either is taken to have its channels first.
+
+        Returns:
+            The result of one image; for a sequence a list, which holds all results; for an iterator another, which
+            takes an image only when its result is asked for.
 
         Raises:
             FileNotFoundError: if a path leads to no file.
-            ValueError: if a file or an array is no image.
-        """
-        if isinstance(images, (list, tuple)):
-            return [self._segment(load_image(image)) for image in images]
-        return self._segment(load_image(images))
+            ValueError: if a file, an array or a tensor is no image.
 
-    def _segment(self, image: Image.Image) -> SegmentationResult:
+        Example:
+            >>> for result in segmenter(path for path in paths):  # doctest: +SKIP
+            ...     result.save(f"{next(names)}.png")
+        """
+        if isinstance(images, Iterator) and not isinstance(images, io.IOBase):
+            return map(self._segment, images)
+        if isinstance(images, Sequence) and not isinstance(images, (str, bytes, bytearray)):
+            return [self._segment(image) for image in images]
+        one: Any = images
+        return self._segment(one)
+
+    def _segment(self, image: ImageLike) -> SegmentationResult:
+        if isinstance(image, (str, os.PathLike, bytes)) and (more := dropped_parts(_cell(image))):
+            name = "an image" if isinstance(image, bytes) else image
+            logger.warning("%s: only its first page and three bands are read, not %s.", name, more)
         prepared = self.prepare(image)
         return self.result(prepared.image, self.answer([prepared])[0])
 
@@ -291,8 +318,10 @@ class Segmenter:
 
 def load_image(image: ImageLike) -> Image.Image:
     """An upright RGB image from anything that `Segmenter` takes; errors as there."""
+    if isinstance(image, torch.Tensor):
+        image = _pixels(image)
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
+        if 0 in image.shape or image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
             raise InputError(
                 f"an array of shape {image.shape} and type {image.dtype} is no image; give (H, W, 3) or (H, W) "
                 "of uint8, values 0 to 255."
@@ -300,6 +329,13 @@ def load_image(image: ImageLike) -> Image.Image:
         return Image.fromarray(image).convert("RGB")
     if isinstance(image, Image.Image):
         return upright_rgb(image.copy(), "the image")
+    if isinstance(image, bytes):
+        return read_image(_cell(image), max_pixels=LARGEST)
+    if not isinstance(image, (str, os.PathLike)):
+        raise InputError(
+            f"an image is a {type(image).__name__}; give a path, a URL, the bytes of a file, a PIL image, an array or "
+            "a tensor, or a list or iterator of these."
+        )
     name = os.fspath(image)
     if not is_url(name):
         return read_image(name, max_pixels=LARGEST)
@@ -310,3 +346,31 @@ def load_image(image: ImageLike) -> Image.Image:
             return read_image(fetched, max_pixels=LARGEST)
         except ImageError as error:
             raise ImageError(str(error).replace(fetched, name)) from None
+
+
+def _cell(image: str | os.PathLike[str] | bytes) -> Cell:
+    return {"path": None, "bytes": image} if isinstance(image, bytes) else image
+
+
+def _pixels(image: torch.Tensor) -> np.ndarray:
+    """(H, W, 3) or (H, W) uint8 of a tensor.
+
+    Raises:
+        InputError: if it is no image.
+    """
+    channels_first = image.ndim == 3 and image.shape[0] == 3
+    pixels = image.detach().cpu()
+    if image.is_floating_point() and channels_first and image.numel():
+        low, high = pixels.aminmax()
+        if not (low >= 0 and high <= 1):  # NaN is neither
+            raise InputError(
+                f"a tensor of {image.dtype} with values from {low:g} to {high:g} is no image; floats run from 0 to 1. "
+                "Undo the normalisation, or give uint8."
+            )
+        pixels = pixels.float().mul(255).round().to(torch.uint8)
+    if pixels.dtype != torch.uint8 or not (channels_first or pixels.ndim == 2 or pixels.shape[2:] == (3,)):
+        raise InputError(
+            f"a tensor of shape {tuple(image.shape)} and type {image.dtype} is no image; give (3, H, W), (H, W, 3) or "
+            "(H, W) of uint8, or (3, H, W) of floats from 0 to 1. A batch is given as list(batch)."
+        )
+    return (pixels.permute(1, 2, 0) if channels_first else pixels).contiguous().numpy()

@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import nn
 from typer.testing import CliRunner
 
 import hf_dinoseg.inference
 from hf_dinoseg.cli import app
 from hf_dinoseg.cli._images import find_images, name_results
+from hf_dinoseg.errors import DinoSegError
+from hf_dinoseg.images import read_image
 from hf_dinoseg.inference.download import download
 from hf_dinoseg.inference.segmenter import Segmenter, load_image
 from hf_dinoseg.labels import LabelSpace
@@ -229,6 +231,61 @@ def test_a_bad_file_is_listed_and_the_rest_is_done(home: Path) -> None:
     lines = [line for line in result.stderr.splitlines() if line.startswith("dinoseg: ")]
     assert lines[0].startswith("dinoseg: none.jpg: there is no such file") and lines[1].count("bad.jpg: ") == 1
     assert written() == ["a.png", "a_overlay.jpg"] and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("space", [{0: "background", 9: "right"}, {7: "left", 9: "right"}])
+def test_a_panel_speaks_of_background_only_where_there_is_something_to_say(
+    home: Path, space: dict[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    drawn = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(FakeSegmenter, "space", LabelSpace(space))
+
+    def note(self: ImageDraw.ImageDraw, xy: Any, text: str, *args: Any, **kwargs: Any) -> None:
+        said.append(text)
+        drawn(self, xy, text, *args, **kwargs)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", note)
+    assert run(image("a.jpg", (300, 200)), "-o", "o", "--format", "panel").exit_code == 0
+    assert "prediction" in said and not [text for text in said if "everywhere" in text]
+    said.clear()
+    monkeypatch.setattr(FakeSegmenter, "space", LabelSpace({7: "left", 9: "right"}, reduce_zero_label=True))
+    assert run(image("a.jpg", (300, 200)), "-o", "o", "--format", "panel", "--overwrite").exit_code == 0
+    assert [text for text in said if text.startswith("prediction: ") and "everywhere" in text]
+
+
+def cut(path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+@pytest.mark.parametrize("make", [cut, Path.touch, lambda p: p.write_text("x"), lambda p: p.symlink_to("nowhere")])
+@pytest.mark.parametrize("name", ["bad.jpg", "bad.png", "bad.tif", "bad.gif"])
+def test_what_is_said_of_an_unreadable_file_names_it_once(home: Path, name: str, make: Callable[[Path], None]) -> None:
+    Path("in").mkdir()
+    make(Path("in", name))
+    for folder in ("in", "./in", str(home / "in")):
+        (told,) = [line for line in run(folder, "-o", "o").stderr.splitlines() if line.startswith("dinoseg: ")]
+        assert told.startswith(f"dinoseg: {Path(folder, name)}: ") and told.count(name) == 1
+    with pytest.raises(DinoSegError) as raised:
+        read_image({"path": str(Path("in", name)), "bytes": None})  # as training reads it
+    assert str(raised.value).count(name) == 1
+
+
+def test_errors_of_the_disk_and_of_the_model_name_the_file_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Image.open
+
+    def fails(path: Any, **options: Any) -> Any:
+        if str(path).endswith("a.jpg"):
+            raise OSError(5, "Input/output error", str(path))
+        return given(path, **options)
+
+    image("a.jpg"), image("b.jpg")
+    monkeypatch.setattr(Image, "open", fails)
+    monkeypatch.setattr(Halves, "forward", lambda *_, **__: 1 / 0)
+    lines = [line for line in run("a.jpg", "b.jpg", "-o", "o").stderr.splitlines() if line.startswith("dinoseg: ")]
+    assert [line.count(name) for line, name in zip(lines, ("a.jpg", "b.jpg"), strict=True)] == [1, 1]
+    assert "Input/output error" in lines[0] and "division" in lines[1]
 
 
 def test_nothing_to_do_is_wrong_usage(home: Path) -> None:

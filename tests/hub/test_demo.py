@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import time
@@ -103,6 +104,21 @@ def test_without_gradio_the_verb_says_what_to_install(tmp_path: Path, monkeypatc
     monkeypatch.setattr(demo_app.importlib.util, "find_spec", lambda name: None)
     result = CliRunner().invoke(app, ["demo", str(tmp_path)])
     assert result.exit_code == 1 and "pip install hf-dinoseg[demo]" in result.stderr
+
+
+def test_an_upload_that_is_no_image_is_answered_by_what_is_wrong(tmp_path: Path) -> None:
+    """Through all that Gradio does with an upload."""
+    gradio = pytest.importorskip("gradio")
+    blocks = build_app(make_segmenter(), "Stripes")
+    (run,) = {fn.fn: fn for fn in blocks.fns.values() if fn.name == "run"}.values()
+    for name, content in (("notes.jpg", b"no image"), ("empty.png", b"")):
+        upload = Path(blocks.GRADIO_CACHE) / "dinoseg-test" / name
+        upload.parent.mkdir(parents=True, exist_ok=True)
+        upload.write_bytes(content)
+        file = {"path": str(upload), "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+        with pytest.raises(gradio.Error) as raised:
+            asyncio.run(blocks.process_api(run, [file, "whole", 48, 32, False, 0]))
+        assert str(raised.value.message).startswith(f"{name}: ") and str(upload.parent) not in raised.value.message
 
 
 # ---------------------------------------------------------------------- in the browser

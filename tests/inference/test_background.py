@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from hf_dinoseg.inference import Background
+from hf_dinoseg.labels import LabelSpace
 
 LABELS = torch.tensor([[0, 1, 2]])
 SCORES = torch.tensor([[0.2, 0.5, 0.8]])
 TRUTH = torch.tensor([[0, 255, 1]])
+NO_BACKGROUND = LabelSpace({1: "artery", 2: "vein"}, reduce_zero_label=True)
 
 
 @pytest.mark.parametrize(
@@ -54,8 +56,15 @@ def test_each_policy_answers_and_draws_as_it_says():
         assert labels.tolist() == answer
         assert background.drawn(labels, TRUTH, 255).tolist() == drawn
     assert LABELS.tolist() == [[0, 1, 2]]
-    assert [background.caption for background in answers] == [
+    assert [background.caption(NO_BACKGROUND) for background in answers] == [
         "best class everywhere",
         "no class below score 0.5",
         "background from the truth",
     ]
+
+
+def test_the_best_class_everywhere_is_no_news_where_background_is_a_class():
+    for space in (LabelSpace({0: "background", 1: "vessel"}), LabelSpace({1: "left", 2: "right"})):
+        assert Background("none").caption(space) == ""
+        assert "0.5" in Background("threshold", 0.5).caption(space)
+    assert Background("none").caption(NO_BACKGROUND) != ""

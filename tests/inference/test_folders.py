@@ -154,7 +154,7 @@ def test_an_error_of_the_model_costs_its_own_image(tmp_path):
     jobs = make_jobs(tmp_path, 6)
     Image.new("RGB", (9, 7), (255, 255, 255)).save(jobs[3].source)
     outcomes = {o.number: o for o in segment_files(segmenter(Choosy()), jobs, threads=2, pixels_at_once=10**6)}
-    assert outcomes.pop(3).error == "I do not like this one" and not jobs[3].files["ids"].exists()
+    assert outcomes.pop(3).error == f"{jobs[3].source}: I do not like this one" and not jobs[3].files["ids"].exists()
     assert all(o.error is None for o in outcomes.values())
     check([job for number, job in enumerate(jobs) if number != 3])
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from hf_dinoseg.errors import DinoSegError
 from hf_dinoseg.inference import SegmentationResult, Segmenter, predict_best
+from hf_dinoseg.inference.segmenter import load_image
 from hf_dinoseg.labels import LabelSpace
 from hf_dinoseg.visualize import colorize, overlay
 
@@ -76,6 +79,54 @@ def test_path_image_array_and_list_give_the_same(segmenter, tmp_path):
         assert np.array_equal(result.label_map, expected_ids(photo))
         assert np.array_equal(np.asarray(result.image), photo)
     assert segmenter([]) == []
+
+
+def test_tensors_and_bytes_give_the_same_as_the_array(segmenter, tmp_path):
+    photo = half_and_half()
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    tensor = torch.from_numpy(photo)
+    first = tensor.permute(2, 0, 1)
+    inputs = [first, tensor, first.float() / 255, (first.double() / 255).requires_grad_(), first.contiguous()]
+    inputs += [(tmp_path / "a.png").read_bytes(), tensor[..., 0]]
+    expected = segmenter(photo)
+    for given in inputs:
+        result = segmenter(given)
+        assert np.array_equal(result.label_map, expected.label_map)
+        assert np.array_equal(np.asarray(result.image)[..., 0], photo[..., 0])
+    assert torch.equal(first, torch.from_numpy(photo).permute(2, 0, 1))  # none is written to
+
+
+def test_every_grey_level_of_a_float_tensor_comes_back():
+    levels = torch.arange(256, dtype=torch.uint8).repeat(3, 2, 1)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        back = np.asarray(load_image((levels.double() / 255).to(dtype)))
+        difference = np.abs(back.astype(int) - levels.permute(1, 2, 0).numpy()).max()
+        assert difference <= (1 if dtype is torch.bfloat16 else 0), dtype  # bfloat16 has 8 bits
+
+
+def test_an_iterator_is_read_no_further_than_asked(segmenter):
+    taken = []
+
+    def images():
+        for number in range(100):
+            taken.append(number)
+            yield half_and_half(4 + number)
+
+    results = segmenter(images())
+    assert taken == []
+    assert next(results).label_map.shape == (4, 8) and next(results).label_map.shape == (5, 8) and taken == [0, 1]
+    assert [r.label_map.shape for r in segmenter(iter([half_and_half(), half_and_half(9)]))] == [(6, 8), (9, 8)]
+
+
+def test_pages_that_are_not_read_are_told(segmenter, tmp_path, caplog):
+    pages = [Image.new("L", (8, 6), n) for n in range(3)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    for given in (tmp_path / "a.tif", (tmp_path / "a.tif").read_bytes(), np.zeros((6, 8, 3), np.uint8)):
+        segmenter(given)
+    assert [("pages 2 to 3" in r.message, "a.tif" in r.message) for r in caplog.records] == [
+        (True, True),
+        (True, False),
+    ]
 
 
 def test_exif_orientation_is_applied_to_files_and_images(segmenter, tmp_path):
@@ -163,6 +214,35 @@ def test_what_is_no_image_is_refused(segmenter, tmp_path):
     for array in (np.zeros((4, 4, 3)), np.zeros((2, 4, 4, 3), np.uint8), np.zeros((3, 4, 4), np.uint8)):
         with pytest.raises(ValueError, match="is no image"):
             segmenter(array)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (None, "NoneType"),
+        (3, "int"),
+        ({"image": "a.png"}, "dict"),
+        (bytearray(b"x"), "bytearray"),
+        (io.BytesIO(b"x"), "BytesIO"),
+        (b"", "empty"),
+        (b"no image", "cannot be read as an image"),
+        ([None], "NoneType"),
+        (np.zeros((0, 4, 3), np.uint8), "(0, 4, 3)"),
+        (torch.zeros(0, 4, 3, dtype=torch.uint8), "(0, 4, 3)"),
+        (torch.zeros(2, 3, 4, 4), "(2, 3, 4, 4)"),
+        (torch.zeros(4, 4, 4, dtype=torch.uint8), "(4, 4, 4)"),
+        (torch.zeros(4, 4, 3), "float32"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), "int64"),
+        (torch.zeros(3, 4, 4, dtype=torch.bool), "bool"),
+        (torch.full((3, 4, 4), 200.0), "200"),
+        (torch.full((3, 4, 4), -0.5), "-0.5"),
+        (torch.full((3, 4, 4), float("nan")), "nan"),
+    ],
+)
+def test_wrong_input_is_one_sentence_that_says_what_was_found(segmenter, given, found):
+    with pytest.raises(DinoSegError) as raised:
+        segmenter(given)
+    assert found in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_bad_window_is_refused_before_any_image():
