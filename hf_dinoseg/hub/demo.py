@@ -181,23 +181,16 @@ def build_app(segmenter: Segmenter, title: str, examples: Sequence[Path] = ()) -
         data, file = demo.show(result, low, Path(image).stem)
         return data, gr.update(value=file, interactive=True)
 
-    class AsUploaded(gr.Image):
-        """Hands the file on as it is. Gradio's own opens it first: of one that it cannot read it says "Error" only,
-        and what it can read it converts."""
-
-        is_template = True  # drawn as its parent
-
-        def preprocess(self, payload: Any) -> Any:
-            return payload.path if payload is not None and payload.path else super().preprocess(payload)
-
     with gr.Blocks(title=title, analytics_enabled=False) as app:
         gr.HTML(f"<h1>{html.escape(title)}</h1><p>{space.num_labels} classes: {html.escape(names + more)}</p>")
         kept = gr.State()
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                image = AsUploaded(
+                image = gr.Image(
                     label="Image", type="filepath", sources=["upload", "clipboard"], height=300, elem_id="image"
                 )
+                # Gradio opens an upload first: of a file that it cannot read it says "Error", and others it converts.
+                image.preprocess = lambda payload: payload.path if payload else None  # type: ignore[method-assign]
                 if examples:
                     gr.Examples([str(p) for p in examples], image, label="Images of its evaluation")
                 low = gr.Slider(

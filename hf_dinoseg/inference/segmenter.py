@@ -270,7 +270,7 @@ class Segmenter:
         if isinstance(images, Iterator) and not isinstance(images, io.IOBase):
             return map(self._segment, images)
         if isinstance(images, Sequence) and not isinstance(images, (str, bytes, bytearray)):
-            return [self._segment(image) for image in images]
+            return list(map(self._segment, images))
         one: Any = images
         return self._segment(one)
 
