@@ -133,6 +133,19 @@ def test_a_confusion_cell_tells_what_it_is(browser: Any, page: str) -> None:
     assert "10.0 %" in told.text
 
 
+def test_mistakes_are_ranked_by_the_share_that_is_shown(browser: Any, page: str) -> None:
+    """140 labelled pixels; the rarer class's mistakes weigh more in its own share and stand lower all the same."""
+    open_page(browser, page)
+    shown = [item.text for item in browser.find_elements("css selector", "#mistakes li")]
+    assert shown == [
+        f"background → {EVIL}: 7.1 % (10.0 % of background)",
+        "background → vein: 7.1 % (10.0 % of background)",
+        f"{EVIL} → background: 3.6 % (25.0 % of {EVIL})",
+        "vein → background: 1.4 % (10.0 % of vein)",
+        "vein → no answer: 0.7 % (5.0 % of vein)",
+    ]
+
+
 def test_slider_and_toggles_change_the_images(browser: Any, page: str) -> None:
     open_page(browser, page)
     from selenium.webdriver.common.keys import Keys
