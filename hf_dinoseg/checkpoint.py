@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,6 +85,22 @@ def checkpoint_recipe(name: str | os.PathLike[str]) -> Path:
 
     with _told(str(name)):
         return Path(str(cached_file(str(name), RECIPE_FILE)))
+
+
+def checkpoint_metrics(name: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What the `metrics.json` of a checkpoint holds; None where there is none that can be read."""
+    if Path(name).is_dir():
+        file: Path | None = Path(name) / METRICS_FILE
+    else:
+        from transformers.utils import cached_file  # from the Hub, or its cache
+
+        found = cached_file(str(name), METRICS_FILE, _raise_exceptions_for_missing_entries=False)
+        file = Path(found) if found is not None else None
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8")) if file is not None else None
+    except (OSError, ValueError):
+        return None
+    return stored if isinstance(stored, dict) else None
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..checkpoint import check_place
+from ..checkpoint import check_place, checkpoint_metrics
 from ._errors import FAILED, Debug
 from ._options import a_folder
 from ._output import only_results_on_stdout, print_json
@@ -89,7 +89,7 @@ def _examine(recipe: Recipe, checkpoint: str | None, samples: int) -> tuple[Repo
 
         segmenter = Segmenter.from_pretrained(checkpoint)
         rows = source["validation"]
-        report = report.with_findings(
-            examine_checkpoint(segmenter, recipe.labels, processor, rows, min(samples, _PROBED))
-        )
+        metrics = checkpoint_metrics(checkpoint)
+        seen = examine_checkpoint(segmenter, recipe.labels, processor, rows, min(samples, _PROBED), metrics)
+        report = report.joined(seen)
     return report, source["train"]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ..figures import iou, mean_of_known
 from ..labels import LabelSpace
 from ..visualize import class_colors
 from .label_shift import LabelShift, find_label_shift
 from .predictions import SWAPPED, Probe
+from .repairs import Repair, Stored
 from .report import Finding, share_text, some
 
 _CONSTANT = 0.999
@@ -19,14 +22,30 @@ _HARDLY_A_CLASS = 0.25
 _MUCH_ZERO = 0.2
 _BETTER_BY, _BETTER_TIMES = 0.05, 1.25  # mean IoU of another preparation
 _LEAST_FIT = 0.1  # which is to be no guess among guesses
+_OF_CHANCE = 0.02  # mean IoU above that of answers that do not hang together with the truth
 
 
-def check_predictions(seen: Probe, space: LabelSpace, background_threshold: float | None = None) -> list[Finding]:
+def worth_repairs(seen: Probe, stored: Stored | None) -> bool:
+    """Whether a checkpoint answers, and does so worse than it should, so that causes in the data are to be tried."""
+    if not seen.finite or not seen.images or _unsure(seen):
+        return False
+    return seen.mean_iou < (2 / 3 if stored is None else stored.least(seen.images))
+
+
+def check_predictions(
+    seen: Probe,
+    space: LabelSpace,
+    background_threshold: float | None = None,
+    stored: Stored | None = None,
+    repairs: Sequence[Repair] = (),
+) -> list[Finding]:
     """Findings on a checkpoint's predictions.
 
     Args:
         space: the checkpoint's.
         background_threshold: the checkpoint's, if it has one: it then has a way to answer nothing.
+        stored: what its own evaluation measured, if that is known.
+        repairs: faults undone, if `worth_repairs`.
     """
     if not seen.finite:
         return [
@@ -41,14 +60,21 @@ def check_predictions(seen: Probe, space: LabelSpace, background_threshold: floa
     if not seen.images:
         return []
     unsure = _unsure(seen)
-    findings = [*_constant(seen, space), *_queries(seen), *unsure]
+    constant = _constant(seen, space)
+    findings = [*constant, *_queries(seen), *unsure]
     # Exchanged channels can make classes change places, and moved ids look better by chance on other input: what
     # explains more is the cause. Moved ids leave a model as sure as it was, so they do not explain an unsure one.
     shift = None if unsure else find_label_shift(seen.matrix)
-    if shift is not None and not max(seen.variants.values(), default=0.0) >= shift.after:
+    repair = max((r for r in repairs if r.helps(stored) and not constant), key=lambda r: r.after, default=None)
+    prepared = max(seen.variants.values(), default=0.0)
+    if shift is not None and not max(prepared, repair.after if repair else 0.0) >= shift.after:
         findings.append(_shifted(shift, space))
+    elif repair is not None and repair.after > prepared:
+        findings.append(_repaired(seen, repair))
     else:
         findings += _preparation(seen)
+    if not any(finding.level == "error" for finding in findings):
+        findings += _knows_little(seen) or _below_stored(seen, stored)
     if background_threshold is None:
         findings += _background(seen, space)
     return findings
@@ -121,6 +147,53 @@ def _preparation(seen: Probe) -> list[Finding]:
         return [Finding("error", "swapped-channels", figures, cure)]
     cure = "Put `image_mean`, `image_std`, `do_rescale` in the checkpoint's preprocessor_config.json right."
     return [Finding("error", "wrong-normalization", figures, cure)]
+
+
+def _repaired(seen: Probe, repair: Repair) -> Finding:
+    return Finding(
+        "error",
+        repair.code,
+        f"mean IoU on {seen.images} images is {100 * repair.before:.1f}, and {100 * repair.after:.1f} with "
+        f"{repair.what}.",
+        repair.cure,
+    )
+
+
+def _knows_little(seen: Probe) -> list[Finding]:
+    """Predictions that have no more to do with the truth than the same answers at any other places would."""
+    truth, predicted = seen.matrix.sum(axis=1), seen.matrix[:, : seen.num_labels].sum(axis=0)
+    if (truth > 0).sum() < 2:
+        return []
+    by_chance = mean_of_known(iou(truth * (predicted / truth.sum()), truth, predicted))
+    nothing = seen.mean_iou <= by_chance + _OF_CHANCE
+    if not nothing and seen.mean_iou >= _LEAST_FIT:
+        return []
+    return [
+        Finding(
+            "error" if nothing else "warning",
+            "knows-nothing",
+            f"mean IoU on {seen.images} images is {100 * seen.mean_iou:.1f}; the same answers anywhere else would have "
+            f"{100 * by_chance:.1f}. The model knows {'nothing' if nothing else 'little'} of these images.",
+            "If its own evaluation was better, these images or masks are of another kind than those it was trained "
+            "with. Else train longer, or with another `training.learning_rate`, and look at the training loss.",
+        )
+    ]
+
+
+def _below_stored(seen: Probe, stored: Stored | None) -> list[Finding]:
+    if stored is None or not seen.mean_iou < stored.least(seen.images):
+        return []
+    return [
+        Finding(
+            "warning",
+            "below-stored",
+            f"mean IoU on {seen.images} images is {100 * seen.mean_iou:.1f}, and {100 * stored.mean_iou:.1f} in the "
+            "checkpoint's metrics.json. Masks that are mirrored, moved or of another image, other brightness, channels "
+            "or normalisation, and moved ids do not explain it.",
+            "Look at the contact sheet (--output) and at `dinoseg evaluate --output`: these images are of another "
+            "kind, or their masks follow other rules. Train on data of this kind, or measure on that of the checkpoint.",
+        )
+    ]
 
 
 def _shifted(shift: LabelShift, space: LabelSpace) -> Finding:

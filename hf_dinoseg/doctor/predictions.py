@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,19 @@ from .survey import even_indices
 SWAPPED = "red and blue exchanged"
 
 
+class Answer(NamedTuple):
+    """One image of a probe.
+
+    Attributes:
+        place: its row.
+        labels, truth: (H, W) train ids, the latter with void.
+    """
+
+    place: int
+    labels: np.ndarray
+    truth: np.ndarray
+
+
 @dataclass
 class Probe:
     """What a few images showed.
@@ -38,6 +51,7 @@ class Probe:
         finite: no score was NaN or infinite.
         under_zero: (C,) pixels predicted as each class where the mask says 0 and 0 is void.
         mean_iou: as predicted; `variants` holds that of other preparations of the same images.
+        answers: what was predicted as the checkpoint does.
     """
 
     num_labels: int
@@ -50,6 +64,7 @@ class Probe:
     under_zero: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     mean_iou: float = float("nan")
     variants: dict[str, float] = field(default_factory=dict)
+    answers: list[Answer] = field(default_factory=list)
 
 
 @torch.inference_mode()
@@ -99,8 +114,9 @@ def probe(
                         return result
                     top = scores.max(dim=1).values / scores.sum(dim=1).clamp(min=1e-12)
                     confidences.append(float(top.mean()))
-                labels = _labels(scores, truth.shape)
+                labels = best_labels(scores, truth.shape)
                 if name is None:
+                    result.answers.append(Answer(place, labels.astype(truth.dtype), truth))
                     result.predicted += np.bincount(labels.ravel(), minlength=count)
                     if zero_is_void:
                         result.under_zero += np.bincount(labels[stored == 0], minlength=count)
@@ -118,7 +134,8 @@ def probe(
     return result
 
 
-def _labels(scores: torch.Tensor, size: tuple[int, ...]) -> np.ndarray:
+def best_labels(scores: torch.Tensor, size: tuple[int, ...]) -> np.ndarray:
+    """(H, W) train ids of (1, C, h, w) scores."""
     if tuple(scores.shape[-2:]) != tuple(size):
         scores = F.interpolate(scores, size=tuple(size), mode="bilinear", align_corners=False)
     return scores[0].argmax(dim=0).cpu().numpy()

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from ..errors import DataError
+from ..figures import percent
 
 Level = Literal["error", "warning", "info"]
 _ORDER: tuple[Level, ...] = ("error", "warning", "info")
@@ -40,7 +41,8 @@ class Report:
     """Findings, errors first, and an overview of what was read.
 
     Attributes:
-        overview: plain data: `num_labels`, `splits` (rows and how many were read) and `ids` (shares of pixels).
+        overview: plain data: `num_labels`, `splits` (rows and how many were read), `ids` (shares of pixels) and, of a
+            checkpoint, `checkpoint` (its mean IoU here and in its own evaluation).
     """
 
     findings: tuple[Finding, ...] = ()
@@ -61,6 +63,10 @@ class Report:
     def with_findings(self, more: Sequence[Finding]) -> Report:
         """The same report with further findings."""
         return Report((*self.findings, *more), self.overview)
+
+    def joined(self, other: Report) -> Report:
+        """Both reports as one."""
+        return Report((*self.findings, *other.findings), {**self.overview, **other.overview})
 
     def with_warnings(self, codes: Collection[str]) -> Report:
         """The same report, in which the findings of these codes are warnings at most."""
@@ -117,7 +123,17 @@ def _overview_lines(overview: dict[str, Any]) -> list[str]:
         for row in rows:
             shares = "".join(f"{share_text(row['shares'].get(name, 0.0)):>12}" for name in splits)
             lines.append(f"{row['id']:>6}  {row['name']:{width}}{shares}")
+    if checkpoint := overview.get("checkpoint"):
+        lines.append(_checkpoint_line(checkpoint))
     return lines
+
+
+def _checkpoint_line(measured: dict[str, Any]) -> str:
+    here, stored, images = measured["mean_iou"], measured["stored_mean_iou"], measured["stored_images"]
+    on = f" on {images} images" if images else ""
+    return f"checkpoint: mean IoU {percent(here, 1)} on {measured['images']} images of this dataset, " + (
+        f"{percent(stored, 1)}{on} in its metrics.json" if stored is not None else "none in its metrics.json"
+    )
 
 
 def share_text(share: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..figures import is_figure
 from ..images import MAX_PIXELS
 from ..inference import Segmenter
 from ..labels import LabelSpace
@@ -14,12 +15,13 @@ from .checks_files import check_duplicates, check_huge, check_lossy_masks, check
 from .checks_ids import check_values
 from .checks_images import check_dropped, check_ranges
 from .checks_label_zero import check_zero
-from .checks_predictions import check_predictions
+from .checks_predictions import check_predictions, worth_repairs
 from .checks_settings import check_label_spaces, check_normalization
 from .checks_training import TrainingData, check_training
 from .duplicates import Twins, find_twins
 from .predictions import probe
-from .report import Finding, Report
+from .repairs import Stored, find_repairs
+from .report import Report
 from .survey import Survey, raw_ids, survey, unpack
 
 #: pairs of a split that `dinoseg doctor` reads unless told otherwise
@@ -99,8 +101,13 @@ def quick_checks(
 
 
 def examine_checkpoint(
-    segmenter: Segmenter, label_space: LabelSpace, processor: Mapping[str, Any], rows: Any, samples: int = 8
-) -> list[Finding]:
+    segmenter: Segmenter,
+    label_space: LabelSpace,
+    processor: Mapping[str, Any],
+    rows: Any,
+    samples: int = 8,
+    metrics: Mapping[str, Any] | None = None,
+) -> Report:
     """What a checkpoint has against a recipe, and against its own predictions of a few images.
 
     Args:
@@ -109,6 +116,10 @@ def examine_checkpoint(
         processor: `to_dict()` of the image processor that training by the recipe uses.
         rows: pairs to predict, as the sources give them; usually the validation split.
         samples: images at most.
+        metrics: what the checkpoint's `metrics.json` holds: how good it was where it was trained.
+
+    Returns:
+        Findings, and in the overview `checkpoint`: `images`, `mean_iou` on them, `stored_mean_iou`, `stored_images`.
     """
     theirs = segmenter.processor.to_dict()
     findings = [
@@ -119,7 +130,17 @@ def examine_checkpoint(
     same_size = label_space.num_labels == segmenter.label_space.num_labels
     space = label_space if same_size else segmenter.label_space
     seen = probe(segmenter.model, segmenter.processor, space, rows, segmenter.inference, samples)
-    return [*findings, *check_predictions(seen, space, segmenter.background_threshold)]
+    stored, repairs = Stored.of(metrics), []
+    if worth_repairs(seen, stored):
+        repairs = find_repairs(segmenter.model, segmenter.processor, space, rows, seen.answers, segmenter.inference)
+    findings += check_predictions(seen, space, segmenter.background_threshold, stored, repairs)
+    measured = {
+        "images": seen.images,
+        "mean_iou": seen.mean_iou if is_figure(seen.mean_iou) else None,
+        "stored_mean_iou": stored.mean_iou if stored else None,
+        "stored_images": stored.images if stored else None,
+    }
+    return Report(tuple(findings), {"checkpoint": measured})
 
 
 def _judge(surveys: dict[str, Survey], space: LabelSpace, twins: list[Twins], recipe: Recipe | None) -> Report:

@@ -130,3 +130,13 @@ def test_a_warning_does_not_stop_and_is_logged(make: Any, caplog: pytest.LogCapt
     assert any(
         record.getMessage().startswith("class-absent: declared, but in no mask: 3 disc") for record in caplog.records
     )
+
+
+def test_the_mean_iou_of_a_checkpoint_stands_beside_the_stored_one(tiny_run: Path) -> None:
+    """On the images that it was measured on, all three of them, they are the same figure."""
+    stored = json.loads((tiny_run / "metrics.json").read_text())
+    done = run("doctor", tiny_run / "recipe.yaml", "--checkpoint", tiny_run)
+    figure = f"{100 * stored['mean_iou']:.1f}"
+    assert f"mean IoU {figure} on 3 images of this dataset, {figure} on 3 images in its metrics.json" in done.stdout
+    measured = json.loads(run("doctor", tiny_run / "recipe.yaml", "--checkpoint", tiny_run, "--json").stdout)
+    assert measured["overview"]["checkpoint"]["mean_iou"] == pytest.approx(stored["mean_iou"], abs=1e-6)

@@ -71,7 +71,7 @@ def judge(model, space, rows, recipe_space=None, processor=None, **settings):
     processor = processor or DinoSegImageProcessor()
     segmenter = Segmenter(model, processor, space, **settings)
     ours = DinoSegImageProcessor().to_dict()
-    return {f.code: f for f in examine_checkpoint(segmenter, recipe_space or space, ours, rows)}
+    return {f.code: f for f in examine_checkpoint(segmenter, recipe_space or space, ours, rows).findings}
 
 
 MEAN, STD = DinoSegImageProcessor.image_mean, DinoSegImageProcessor.image_std
