@@ -191,7 +191,7 @@ def _below_stored(seen: Probe, stored: Stored | None) -> list[Finding]:
             "checkpoint's metrics.json. Masks that are mirrored, moved or of another image, other brightness, channels "
             "or normalisation, and moved ids do not explain it.",
             "Look at the contact sheet (--output) and at `dinoseg evaluate --output`: these images are of another "
-            "kind, or their masks follow other rules. Train on data of this kind, or measure on that of the checkpoint.",
+            "kind, or their masks follow other rules. Train on such data, or measure on the checkpoint's own.",
         )
     ]
 
