@@ -41,7 +41,7 @@ def test_skipped_samples_are_counted_and_listed_and_batches_stay_full(faulty, tm
                 (tmp_path / "images/val/2.jpg").write_bytes(b"")
             return super().training_step(model, inputs, num_items_in_batch)
 
-    monkeypatch.setattr("hf_dinoseg.run.DinoSegTrainer", Watching)
+    monkeypatch.setattr("hf_dinoseg.builders.DinoSegTrainer", Watching)
     metrics = train(faulty)
     assert sizes == [2, 2]
     assert (metrics["num_images"], metrics["num_skipped"], metrics["train_images"]) == (1, 2, 4)

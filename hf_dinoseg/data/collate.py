@@ -17,7 +17,7 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         `index` (B,) int64, first, so that whoever needs the batch's size finds it on one axis; `pixel_values`
         (B, 3, H, W) uint8; `labels` (B, H, W) uint8 or int32 train ids; `class_labels` list of (N_i,) int64, the
         classes present, found by the workers so that nobody has to ask the device for them; `skipped`, a list of
-        `targets.Skipped`, where the items have it; of a stream `id`, a list of str, and the last item's `position`.
+        [id, reason], where the items have it; of a stream `id`, a list of str, and the last item's `position`.
     """
     return {
         "index": torch.tensor([item["index"] for item in items], dtype=torch.int64),
@@ -42,7 +42,10 @@ def collate_eval(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _skipped(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {"skipped": [one for item in items for one in item["skipped"]]} if "skipped" in items[0] else {}
+    if "skipped" not in items[0]:
+        return {}
+    # lists, since the Trainer makes anew what it moves to a device, and cannot make a named tuple
+    return {"skipped": [list(one) for item in items for one in item["skipped"]]}
 
 
 def expand_batch(batch: Mapping[str, Any], image_mean: Sequence[float], image_std: Sequence[float]) -> dict[str, Any]:

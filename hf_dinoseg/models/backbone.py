@@ -119,11 +119,7 @@ class Backbone(nn.Module):
                     del module._forward_hooks[key]
 
     def token_stream(self, pixel_values: Tensor) -> TokenStream:
-        """Take a plain ViT apart after its patch embedding.
-
-        Raises:
-            BackboneError: if the backbone is no ViT of a known layout (DINOv3 ViT, DINOv2 with or without registers).
-        """
+        """Take a plain ViT apart after its patch embedding; see `check_token_stream`."""
         model: Any = self.model
         grid = (pixel_values.shape[-2] // self.patch_size, pixel_values.shape[-1] // self.patch_size)
         num_prefix = 1 + getattr(model.config, "num_register_tokens", 0)
@@ -134,14 +130,23 @@ class Backbone(nn.Module):
                 return TokenStream(
                     model.embeddings(pixel_values), position, model.model.layer, model.norm, num_prefix, grid
                 )
-            if hasattr(model, "layernorm") and hasattr(getattr(model, "encoder", None), "layer"):
-                return TokenStream(
-                    model.embeddings(pixel_values), {}, model.encoder.layer, model.layernorm, num_prefix, grid
-                )
-        raise BackboneError(
-            f"this head runs the blocks of a plain ViT; {type(model).__name__} has none. Take a DINOv3 ViT or DINOv2 "
-            "backbone, or a head that reads feature maps, such as mask2former."
-        )
+            return TokenStream(
+                model.embeddings(pixel_values), {}, model.encoder.layer, model.layernorm, num_prefix, grid
+            )
+
+    def check_token_stream(self) -> None:
+        """
+        Raises:
+            BackboneError: if the backbone is no ViT of a known layout (DINOv3 ViT, DINOv2 with or without registers),
+                so that `token_stream` cannot take it apart.
+        """
+        model: Any = self.model
+        dinov2 = hasattr(model, "layernorm") and hasattr(getattr(model, "encoder", None), "layer")
+        if not hasattr(model, "rope_embeddings") and not dinov2:
+            raise BackboneError(
+                f"this head runs the blocks of a plain ViT; {type(model).__name__} has none. Take a DINOv3 ViT or "
+                "DINOv2 backbone, or a head that reads feature maps, such as mask2former."
+            )
 
 
 def pad_to_multiple(pixel_values: Tensor, multiple: int) -> Tensor:

@@ -117,6 +117,7 @@ class EomtHead(Head):
         super().__init__()
         dim = backbone.channels[-1]
         self.config = config
+        backbone.check_token_stream()
         backbone.drop_recorders()
         self.pad_multiple = backbone.patch_size
         self.queries = nn.Parameter(torch.zeros(config.num_queries, dim))

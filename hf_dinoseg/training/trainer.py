@@ -462,7 +462,8 @@ class DinoSegTrainer(Trainer):
         elif self.is_fsdp_enabled and not _internal_call:
             whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
             state = get_model_state_dict(self.own_weights.model, options=whole)
-            self._save(str(folder), state)
+            if self.args.should_save:
+                self._save(str(folder), state)
         else:
             super().save_model(output_dir, _internal_call)
         # Pickled, and everything in it stands in recipe.yaml: nothing pickled goes into a checkpoint folder.

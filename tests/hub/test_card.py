@@ -167,7 +167,7 @@ def test_three_ways_to_use_it_name_the_checkpoint_and_are_python() -> None:
 
 
 def test_the_recipe_in_the_card_is_the_recipe() -> None:
-    of = recipe(model={"backbone": {"model_type": "dinov3_vit", "hidden_size": 64}})
+    of = recipe(model={"backbone": {"model_type": "dinov3_vit", "hidden_size": 96}})
     text = section(card(of), "Training")
     assert Recipe.from_dict(yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, flags=re.S)[0])) == of
     assert "200 steps" in text and "5 minutes" in text and "torch 2.13.0" in text

@@ -140,4 +140,4 @@ def test_the_code_that_travels_with_a_checkpoint_gives_the_same(folder: Path, im
     assert torch.equal(found["classes"], outputs.class_queries_logits)
     assert torch.equal(repeated.masks_queries_logits, outputs.masks_queries_logits)
     assert set(found["map"].unique().tolist()) <= {0, 3, 9} and set(found["labels"]) <= {"ground", "sky", "tree"}
-    assert (result / "modeling_dinoseg.py").exists() and (result / "semantic.py").exists()
+    assert (result / "modeling_dinoseg.py").exists() and (result / "scores.py").exists()

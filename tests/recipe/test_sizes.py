@@ -8,7 +8,7 @@ import torch
 from hf_dinoseg import load_recipe
 from hf_dinoseg.builders import _new_model, check_sizes
 from hf_dinoseg.errors import RecipeError, RunError
-from hf_dinoseg.recipe.schema import Model
+from hf_dinoseg.recipe.schema import model_section
 from hf_dinoseg.run import train
 from hf_dinoseg.testing.dry_run import dry_run
 
@@ -88,7 +88,7 @@ def test_every_size_of_the_head_that_the_recipe_accepts_makes_a_model(tmp_path, 
             assert "model.hidden_dim" in str(error)
             continue
         assert _runs(recipe), (dim, heads)
-    sizes = [n for n, f in Model.model_fields.items() if f.annotation is int]
+    sizes = [n for n, f in model_section().model_fields.items() if f.annotation is int]
     assert "pixel_decoder_ffn_dim" in sizes
     for name in sizes:
         with pytest.raises(RecipeError, match=f"model.{name}"):
