@@ -87,3 +87,15 @@ class RunError(DinoSegError, RuntimeError):
 
 class InputError(DinoSegError, ValueError):
     """An argument, option or input that cannot be used."""
+
+
+_EXTRAS = {"demo": "gradio", "onnx": "onnx onnxscript onnxruntime", "lora": "peft", "tiff": "tifffile"}
+
+
+def how_to_install(extra: str) -> str:
+    """The words that say how what is missing is installed; this package itself is on no index.
+
+    Args:
+        extra: one of those in setup.cfg.
+    """
+    return f"`pip install {_EXTRAS[extra]}`, or `pip install -e '.[{extra}]'` in a clone of this package"

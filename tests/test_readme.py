@@ -69,6 +69,13 @@ def test_every_python_block_runs(number: int, place: Path) -> None:
     exec(compile(_blocks("python")[number], f"README.md, python block {number}", "exec"), {})
 
 
+def test_the_card_reads_an_image_as_the_readme_does() -> None:
+    """Turned upright: `Image.open` alone leaves images of most cameras lying."""
+    template = (ROOT / "hf_dinoseg" / "hub" / "card_template.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^image = .*$", README, flags=re.MULTILINE)
+    assert "exif_transpose" in line and f"\n{line}\n" in template
+
+
 def test_the_recipe_that_is_explained_is_a_recipe(tmp_path: Path) -> None:
     (block,) = _blocks("yaml")
     (tmp_path / "recipe.yaml").write_text(block)

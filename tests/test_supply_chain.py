@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from hf_dinoseg.data.sources.table import load_table
-from hf_dinoseg.errors import DataError, RecipeError
+from hf_dinoseg.errors import DataError, RecipeError, how_to_install
 from hf_dinoseg.images import read_mask
 from hf_dinoseg.recipe import load_recipe
 
@@ -152,6 +152,20 @@ def test_every_dependency_has_a_lower_bound_and_a_reason() -> None:
     for above, line in zip(block, block[1:], strict=False):
         if ">=" in line and not line.strip().startswith("#"):
             assert above.strip().startswith("#"), f"{line.strip()} has no reason above it"
+
+
+def test_what_is_missing_is_named_as_it_is_installed() -> None:
+    """This package is on no index, so only its extras' packages, or a clone, can be installed."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    for extra, block in config["options.extras_require"].items():
+        if extra == "dev":
+            continue
+        names = [re.split("[><]", line)[0] for line in block.splitlines() if line and not line.startswith("#")]
+        said = how_to_install(extra)
+        assert f"`pip install {' '.join(names)}`" in said and f"pip install -e '.[{extra}]'" in said
+    for path in [*(ROOT / "hf_dinoseg").rglob("*.py"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]:
+        assert not re.search(r"pip install [^\n]*hf[-_]dinoseg", path.read_text(encoding="utf-8")), path
 
 
 def test_security_md_says_what_loading_runs() -> None:

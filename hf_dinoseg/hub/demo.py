@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import DinoSegError
+from ..errors import DinoSegError, how_to_install
 from ..inference import Segmenter
 from ..inference.background import Background
 from ..inference.segmenter import SegmentationResult, load_image
@@ -41,7 +41,7 @@ class DemoError(DinoSegError, ValueError):
 def require_gradio() -> None:
     """Raise a `DemoError` that says what to install if Gradio is missing."""
     if importlib.util.find_spec("gradio") is None:
-        raise DemoError("the demo page needs Gradio, which is not installed: pip install hf-dinoseg[demo]")
+        raise DemoError(f"the demo page needs Gradio, which is not installed: {how_to_install('demo')}.")
 
 
 def example_images(checkpoint: str, folder: Path) -> list[Path]:

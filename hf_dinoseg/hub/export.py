@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import DinoSegError
+from ..errors import DinoSegError, how_to_install
 from ..inference import Segmenter
 from ..labels import LabelSpace
 from ..models.scores import semantic_labels_and_scores, semantic_scores, without_unlikely
@@ -273,7 +273,7 @@ def require_onnx() -> None:
     if missing := [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]:
         raise ExportError(
             f"ONNX needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed: "
-            "pip install hf-dinoseg[onnx]"
+            f"{how_to_install('onnx')}."
         )
 
 

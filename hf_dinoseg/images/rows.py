@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import TooLargeError
+from ..errors import TooLargeError, how_to_install
 from .opening import ORIENTATION, image_size, open_image, upright_rgb
 
 logger = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class _TiffPieces:
         try:
             import tifffile
         except ImportError:
-            logger.warning("%s is decoded whole; pip install 'hf-dinoseg[tiff]' reads it strip by strip.", path)
+            logger.warning("%s is decoded whole; to read it strip by strip: %s.", path, how_to_install("tiff"))
             return None
         try:
             file = tifffile.TiffFile(path)

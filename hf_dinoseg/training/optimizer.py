@@ -41,8 +41,9 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Optimiser groups: backbone and head, each with and without weight decay.
 
-    Norms, biases, embeddings, queries and tokens do not decay, as in Mask2Former's published training
-    (Cheng et al. 2022, https://arxiv.org/abs/2112.01527), which also trains the backbone at a tenth of the rate.
+    Norms, biases, embeddings, queries, tokens and layer scales do not decay. Mask2Former's published training (Cheng et
+    al. 2022, https://arxiv.org/abs/2112.01527) excludes less: norms, embeddings and position tables; its biases decay.
+    It also trains the backbone at a tenth of the rate.
 
     Args:
         model: a model whose backbone is `model.backbone`; parameters that need no gradient are left out.

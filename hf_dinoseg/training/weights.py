@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..errors import RunError
+from ..errors import RunError, how_to_install
 
 TRAINING_WEIGHTS_FILE = "training_weights.safetensors"
 _OWN, _AVERAGE = "model.", "average."
@@ -149,7 +149,7 @@ def add_lora(backbone: nn.Module, targets: list[str], rank: int) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
-        raise RunError("model.tune is lora, which needs peft: pip install 'hf-dinoseg[lora]'.") from None
+        raise RunError(f"model.tune is lora, which needs peft: {how_to_install('lora')}.") from None
     backbone.requires_grad_(False)
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, lora_dropout=0.0, bias="none")
     inject_adapter_in_model(config, backbone, adapter_name=_ADAPTER)

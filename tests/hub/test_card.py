@@ -314,5 +314,5 @@ def test_the_rendered_examples_are_what_the_code_renders(name: str, monkeypatch:
     kept, rendered = (CARDS / f"{name}.md").read_text(encoding="utf-8"), render(name)
     assert block.sub("", kept) == block.sub("", rendered), "run: python model_cards/render.py"
     (resolved,) = block.findall(kept)
-    assert Recipe.from_dict(yaml.safe_load(resolved)) == load_recipe(RECIPES / RENDERED[name][0])
+    assert Recipe.from_dict(yaml.safe_load(resolved)) == load_recipe(RECIPES / RENDERED[name][0], RENDERED[name][1])
     assert ModelCard(kept).data.eval_results

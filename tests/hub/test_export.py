@@ -225,7 +225,7 @@ def test_missing_packages_are_named_with_their_cure(
     monkeypatch.setattr(exporting, "_ONNX_PACKAGES", ("onnx", "no_such_package"))
     result = run(checkpoint, "-o", tmp_path / "m.onnx")
     assert result.exit_code == 1 and "no_such_package" in result.stderr
-    assert "pip install hf-dinoseg[onnx]" in result.stderr and not (tmp_path / "m.onnx").exists()
+    assert "pip install onnx onnxscript onnxruntime" in result.stderr and not (tmp_path / "m.onnx").exists()
 
 
 def test_the_command_line_starts_without_what_only_these_verbs_need() -> None:
