@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers.image_processing_backends import PilBackend
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import ModelOutput
 
@@ -30,6 +30,12 @@ class DinoSegImageProcessorKwargs(ImagesKwargs, total=False):
 
 class DinoSegImageProcessor(PilBackend):
     """Rescales to 0..1 and normalises with ImageNet statistics; resizes only when asked (`do_resize`, `size`).
+
+    `size={"shortest_edge": n}` rounds the longer side to the nearest pixel, and a half up: 500×375 becomes 683×512.
+    transformers' own processors cut the fraction off (682). The published segmentors were measured at the rounded size
+    (DINOv3: `FixedSideResize`, https://github.com/facebookresearch/dinov3; EoMT: `scale_img_size_semantic`,
+    https://github.com/tue-mps/eomt, which differs from DINOv3 only in taking an exact half to the even number), and a
+    converted one is to see the same pixels.
 
     Takes PIL images, arrays (H, W), (H, W, 3) or (3, H, W), tensors, paths, or lists of them. EXIF orientation is the
     caller's business.
@@ -55,6 +61,15 @@ class DinoSegImageProcessor(PilBackend):
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> Any:
         return super()._prepare_images_structure(_grey_to_rgb(images), expected_ndims=expected_ndims)
+
+    def resize(self, image: Any, size: SizeDict, *args: Any, **kwargs: Any) -> Any:
+        if size.shortest_edge and not size.longest_edge:
+            height, width = image.shape[-2:]
+            short, long = sorted((height, width))
+            rounded = (2 * size.shortest_edge * long + short) // (2 * short)  # in whole numbers: halves are exact
+            new = (rounded, size.shortest_edge) if height > width else (size.shortest_edge, rounded)
+            size = SizeDict(height=new[0], width=new[1])
+        return super().resize(image, size, *args, **kwargs)
 
     def post_process_semantic_segmentation(
         self,

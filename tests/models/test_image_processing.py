@@ -62,6 +62,28 @@ def test_it_resizes_when_asked(processor: DinoSegImageProcessor) -> None:
     assert square(images=image, return_tensors="pt")["pixel_values"].shape == (1, 3, 8, 6)
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "shortest", "expected"),
+    [
+        (400, 300, 512, (512, 683)),  # 682.67; DINOv3's own example
+        (300, 400, 512, (683, 512)),
+        (500, 375, 512, (512, 683)),  # 682.67
+        (683, 512, 896, (896, 1195)),  # 1195.25
+        (2100, 1403, 512, (512, 766)),  # 766.36
+        (640, 427, 896, (896, 1343)),  # 1342.95
+        (1501, 1024, 512, (512, 751)),  # 750.5: DINOv3 rounds up
+        (7, 7, 10, (10, 10)),
+        (512, 700, 512, (700, 512)),
+    ],
+)
+def test_the_longer_side_is_rounded_as_in_the_published_code(
+    width: int, height: int, shortest: int, expected: tuple[int, int]
+) -> None:
+    processor = DinoSegImageProcessor(do_resize=True, size={"shortest_edge": shortest})
+    for image in (Image.new("RGB", (width, height)), np.zeros((height, width, 3), np.uint8)):
+        assert processor(images=image, return_tensors="pt")["pixel_values"].shape[-2:] == expected
+
+
 def test_it_survives_saving_and_is_found_by_the_auto_class(processor: DinoSegImageProcessor, tmp_path: Path) -> None:
     processor.background_threshold = 0.25
     processor.save_pretrained(tmp_path)
