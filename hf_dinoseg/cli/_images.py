@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from ..images import files_below, image_endings
-
 
 @dataclass(frozen=True)
 class Image:
@@ -37,6 +35,8 @@ def find_images(entries: Sequence[str]) -> tuple[list[Image], list[str]]:
     A file named by itself is taken whatever its name, and a URL whatever it leads to. Of a folder or a pattern, images
     are taken whose names do not begin with a dot.
     """
+    from ..images import files_below, image_endings  # numpy, which `--help` does without
+
     found: dict[str, Image] = {}  # by resolved path, so that no file is done twice
     faults: list[str] = []
     endings = image_endings()
