@@ -218,6 +218,13 @@ class LabelSpace:
             table[0] = self.ignore_index
         return table
 
+    @cached_property
+    def decode_table(self) -> np.ndarray:
+        """(num_labels + 1,) the original id of each train id, `void_id` last, in the smallest unsigned type that holds
+        every one (int32 when an id is negative). Whatever restores ids by indexing takes this table."""
+        ids = (*self.original_ids, self.void_id)
+        return np.array(ids, dtype=np.int32 if min(ids) < 0 else np.min_scalar_type(max(ids)))
+
     # ------------------------------------------------------------------ masks
 
     def encode(self, mask: np.ndarray, where: str = "mask") -> np.ndarray:
@@ -267,17 +274,30 @@ class LabelSpace:
             raise LabelError(f"decode: train ids are whole numbers, not {train_ids.dtype}; take the argmax first.")
         if train_ids.dtype.itemsize == 1:  # int8 and uint8 do not hold every `num_labels`
             train_ids = train_ids.astype(np.int32)
-        ids = (*self.original_ids, self.void_id)
-        dtype = np.int32 if min(ids) < 0 else np.min_scalar_type(max(ids))
-        table = np.full(self.num_labels + 1, self.void_id, dtype=dtype)
-        table[: self.num_labels] = self.original_ids
         void = train_ids == self.ignore_index
         if (bad := (train_ids < 0) | (train_ids >= self.num_labels) & ~void).any():
             raise LabelError(
                 f"decode: {_list(np.unique(train_ids[bad]))} are no train ids; they run from 0 to "
                 f"{self.num_labels - 1}, void is {self.ignore_index}."
             )
-        return table[np.where(void, self.num_labels, train_ids)]
+        return self.decode_table[np.where(void, self.num_labels, train_ids)]
+
+    def places(self, label_map: np.ndarray) -> np.ndarray:
+        """Places in `decode_table` of a label map in original ids, as predictions and decoded masks are: train ids,
+        merged classes where they went, void at the end.
+
+        Args:
+            label_map: integers of any shape.
+
+        Returns:
+            The same shape, 0..num_labels, in the type of encoded label maps or a wider one.
+
+        Raises:
+            LabelError: on an id that the label space does not know.
+        """
+        table = {self.void_id: self.ignore_index, **self.train_ids}
+        train_ids = self._translate(np.asarray(label_map), table, "label map").astype(np.int32)
+        return np.where(train_ids == self.ignore_index, self.num_labels, train_ids)
 
     def _translate(self, mask: np.ndarray, table: Mapping[int, int | None], where: str) -> np.ndarray:
         if mask.dtype in (np.uint8, np.uint16):

@@ -289,3 +289,24 @@ def test_a_label_space_cannot_be_changed() -> None:
     space = LabelSpace({0: "a"})
     with pytest.raises(AttributeError):
         space.ignore = (1,)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        LabelSpace({0: "a", 3: "b", 7: "c"}, merge={9: 3}, ignore=(255,)),
+        LabelSpace({1: "a", 2: "b"}, reduce_zero_label=True, ignore=(255,)),
+        LabelSpace({5: "a", 70000: "b"}),
+        LabelSpace({-4: "a", 2: "b"}, ignore=(-1,)),
+    ],
+)
+def test_places_lead_back_through_the_one_table(space: LabelSpace) -> None:
+    """By hand: each class to itself, a merged one to where it went, void to the id that void decodes to."""
+    ids = [*space.original_ids, *space.merge, space.void_id]
+    expected = [space.merge.get(i, i) for i in ids]
+    places = space.places(np.array([ids]))
+    assert space.decode_table[places].tolist() == [expected]
+    assert places[0, -1] == space.num_labels and places[0, : space.num_labels].tolist() == list(range(space.num_labels))
+    assert np.array_equal(space.decode(np.arange(space.num_labels)), space.original_ids)
+    with pytest.raises(LabelError, match="12345"):
+        space.places(np.array([12345]))

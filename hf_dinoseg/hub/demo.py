@@ -72,10 +72,8 @@ def view_data(image: Image.Image, label_map: np.ndarray, space: LabelSpace) -> s
         label_map: (H, W) original ids.
     """
     colors = class_colors(space)
-    ids = [*space.original_ids, space.void_id]
-    place = np.full(label_map.shape, len(ids) - 1, dtype=np.uint16)
-    for number, original_id in enumerate(ids[:-1]):
-        place[label_map == original_id] = number
+    ids = space.decode_table.tolist()
+    place = space.places(label_map).astype(np.uint16)
     shares = np.bincount(place.ravel(), minlength=len(ids)) / place.size
     classes: list[dict[str, Any]] = [
         {

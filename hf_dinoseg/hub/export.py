@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -75,9 +76,9 @@ class ExportableSegmentation(nn.Module):
         self.model = model
         self.preprocess, self.output_kind, self.threshold = preprocess, output_kind, background_threshold
         self.void_id = label_space.void_id
-        ids = (*label_space.original_ids, self.void_id)
-        dtype = torch.uint8 if 0 <= min(ids) and max(ids) < 256 else torch.int32
-        self.register_buffer("original_ids", torch.tensor(label_space.original_ids, dtype=dtype))
+        table = label_space.decode_table
+        dtype = torch.uint8 if table.dtype == np.uint8 else torch.int32
+        self.register_buffer("original_ids", torch.tensor(table[:-1].tolist(), dtype=dtype))
         self.register_buffer("mean", 255 * torch.tensor(image_mean).view(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(image_std).view(1, 3, 1, 1))
 

@@ -158,10 +158,7 @@ def _draw_errors(
 
 def _merged(original_ids: np.ndarray, label_space: LabelSpace) -> np.ndarray:
     """Ids as a prediction would say them: a merged class is the one it went into."""
-    merged = original_ids.astype(np.int64)
-    for source, target in label_space.merge.items():
-        merged[original_ids == source] = target
-    return merged
+    return label_space.decode_table[label_space.places(original_ids)]
 
 
 def _legend(maps: Sequence[np.ndarray], label_space: LabelSpace) -> list[_Entry]:

@@ -17,7 +17,7 @@ from PIL import Image
 from ..figures import is_figure, void_text, without_nan
 from ..labels import LabelSpace
 from .overlay import check_size
-from .palette import class_colors, void_mask
+from .palette import class_colors
 
 _LONGEST_SIDE = 640  # of images in the page, in pixels
 _TILES = {
@@ -191,22 +191,12 @@ def _embed(image: ReportImage, label_space: LabelSpace) -> dict[str, Any]:
     photo = image.image.convert("RGB").resize(size, Image.Resampling.BOX)
     result["photo"] = _data_uri(photo, "JPEG", quality=82)
     for name in ("truth", "prediction"):
-        train_ids = _train_ids(getattr(image, name), label_space)
+        train_ids = label_space.places(getattr(image, name))
         result["present"] |= set(np.unique(train_ids).tolist()) - {label_space.num_labels}
         shrunk = np.asarray(Image.fromarray(train_ids.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
         channels = np.stack((shrunk % 256, shrunk // 256, np.zeros_like(shrunk)), axis=-1)
         result[name] = _data_uri(Image.fromarray(channels.astype(np.uint8)), "PNG", optimize=True)
     return result
-
-
-def _train_ids(original_ids: np.ndarray, label_space: LabelSpace) -> np.ndarray:
-    """(H, W) places among the classes, merged ones where they went; void is C."""
-    table = {original_id: place for place, original_id in enumerate(label_space.original_ids)}
-    table |= {source: table[target] for source, target in label_space.merge.items()}
-    is_void = void_mask(original_ids, label_space)
-    ids = np.array(sorted(table))
-    places = np.array([table[i] for i in ids.tolist()])[np.searchsorted(ids, np.where(is_void, ids[0], original_ids))]
-    return np.where(is_void, label_space.num_labels, places)
 
 
 def _data_uri(image: Image.Image, kind: str, **options: Any) -> str:
