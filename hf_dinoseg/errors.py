@@ -60,6 +60,19 @@ class TooLargeError(ImageError):
         self.pixels = pixels
 
 
+class OneHotError(ImageError):
+    """An array with a plane for each class where a mask of ids is expected.
+
+    Attributes:
+        what: the array, without the file's name.
+        cure: the line that makes ids of it.
+    """
+
+    def __init__(self, message: str, what: str = "", cure: str = "") -> None:
+        super().__init__(message)
+        self.what, self.cure = what, cure
+
+
 class RecipeError(DinoSegError, ValueError):
     """A recipe that cannot be used; the message lists every fault.
 

@@ -25,6 +25,9 @@ Encoding = Literal["index", "binary", "rgb"]
 UnknownColors = Literal["error", "nearest"]
 Color = tuple[int, int, int]
 
+#: the highest id that a label image (a PNG) holds; the lowest is 0
+MOST_ID = 65535
+
 _LUT_SIZE = 1 << 16  # masks of up to 16 bits are translated through a table, larger ids through their unique values
 
 
@@ -191,11 +194,11 @@ class LabelSpace:
     def void_id(self) -> int:
         """The original id that void decodes to: 0 when `reduce_zero_label`; else of `ignore` the one that equals
         `ignore_index`, or the first (others may be dropped classes); else `ignore_index`, or the id nearest below it
-        (then above) that no class has."""
+        (then above) that no class has. Of `ignore`, ids that a label image cannot hold are passed over."""
         if self.reduce_zero_label:
             return 0
-        if self.ignore:
-            return self.ignore_index if self.ignore_index in self.ignore else self.ignore[0]
+        if writable := [i for i in self.ignore if 0 <= i <= MOST_ID]:
+            return self.ignore_index if self.ignore_index in writable else writable[0]
         candidates = (*range(self.ignore_index, -1, -1), *range(self.ignore_index + 1, 2 * _LUT_SIZE))
         return next(i for i in candidates if i not in self.train_ids)
 

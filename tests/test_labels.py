@@ -142,8 +142,8 @@ def test_decode_refuses_what_is_no_train_id() -> None:
 def test_decode_gives_the_smallest_type_that_holds_every_id() -> None:
     assert LabelSpace({0: "a", 3: "b"}).decode(np.array([[1]])).dtype == np.uint8
     assert LabelSpace({0: "a", 300: "b"}).decode(np.array([[1]])).dtype == np.uint16
-    negative = LabelSpace({0: "a", 1: "b"}, ignore=(-1,))
-    assert negative.decode(np.array([[1, 255]])).tolist() == [[1, -1]]
+    negative = LabelSpace({-2: "a", 1: "b"}, ignore=(-1,))
+    assert negative.decode(np.array([[0, 1, 255]])).tolist() == [[-2, 1, 255]]
 
 
 @pytest.mark.parametrize(
@@ -153,6 +153,8 @@ def test_decode_gives_the_smallest_type_that_holds_every_id() -> None:
         (LabelSpace({1: "a"}, ignore=(9, 4)), 4),
         (LabelSpace({1: "a"}, ignore=(9, 255, 4)), 255),
         (LabelSpace({1: "a"}), 255),
+        (LabelSpace({1: "a"}, ignore=(-1, 70000)), 255),  # neither of which a label image holds
+        (LabelSpace({1: "a"}, ignore=(-1, 9)), 9),
         (LabelSpace({0: "a", 255: "b"}), 254),
         (LabelSpace({i: str(i) for i in range(256)}), 65535),
     ],

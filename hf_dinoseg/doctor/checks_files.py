@@ -10,13 +10,17 @@ from .report import Finding, some
 from .survey import Survey
 
 Surveys = Mapping[str, Survey]
-_SEEN_ON_OPENING = ("broken-file", "refused-file")
+_SEEN_ON_OPENING = ("broken-file", "refused-file", "one-hot-mask")
 _WORDS = {
     "missing-file": ("missing", "Restore them, or remove them together with their partners."),
     "empty-file": ("empty (0 bytes)", "Restore them, or remove them together with their partners."),
     "refused-file": (
         "refused, as they would unpack to a size fit to exhaust memory",
         "Cut them and their masks into tiles; if such a size is not meant, remove them together with their partners.",
+    ),
+    "one-hot-mask": (
+        "one-hot: planes of classes, where a mask holds one id a pixel",
+        "Make ids of every such array:",
     ),
     "broken-file": (
         "unreadable (broken, cut short, or of a type that is not read)",
@@ -38,6 +42,8 @@ def check_readable(surveys: Surveys) -> list[Finding]:
     for code, files in sorted(by_code.items()):
         what, cure = _WORDS[code]
         told = [f"{f.name} ({f.fault})" if code in _SEEN_ON_OPENING else f.name for f in files]
+        if files[0].fault_cure:
+            cure = f"{cure} `{files[0].fault_cure}`."
         findings.append(Finding("error", code, f"{_files(len(files))} {what}: {some(told)}.", cure))
     return findings
 
@@ -172,8 +178,14 @@ def _images(count: int, split: str) -> str:
 
 def _as_files(twins: Sequence[Twins]) -> str:
     exact = sum(twin.same_bytes for twin in twins)
-    how = "byte for byte" if exact == len(twins) else "the same pixels in another file" if not exact else ""
-    return f", {how or f'{exact} of them byte for byte'}: {_told(twins)}"
+    how = (
+        "byte for byte"
+        if exact == len(twins)
+        else f"{exact} of them byte for byte, the others saved again"
+        if exact
+        else "saved again"
+    )
+    return f", {how}{'' if exact == len(twins) else ' (or resized, mirrored or turned)'}: {_told(twins)}"
 
 
 def _told(twins: Sequence[Twins]) -> str:

@@ -1,26 +1,30 @@
 """Checks of mask values against the label space: the one question is what the numbers in the files mean.
 
-At most one finding is given for unknown values: the most specific that fits.
+At most one finding is given for unknown values: what they most likely mean, and what else they may (`readings`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from math import gcd
 
 from ..labels import LabelSpace
+from .readings import readings
 from .report import Finding, share_text, some
-from .survey import PairFacts, Survey, raw_ids, unpack
+from .survey import MOSTLY_LINES, PairFacts, Survey, raw_ids, unpack, zero_in_lines
 
 Surveys = Mapping[str, Survey]
-_LEAST_STRETCH = 3  # times
-_SMOOTH = 12  # more unknown values than this, and more than classes, are no ids
+_EIGHT_BITS = ("1", "L", "P", "LA", "La", "PA", "RGB", "RGBA", "bool", "int8", "uint8")
 
 
 def check_values(surveys: Surveys, space: LabelSpace) -> list[Finding]:
     """Values or colours in masks that the label space does not know, and known ones that mean something else."""
-    pairs = [pair for survey in surveys.values() for pair in survey.pairs if pair.values]
+    pairs = [
+        pair
+        for survey in surveys.values()
+        for pair in survey.pairs
+        if pair.values and not pair.mask.paged  # the first page of several does not tell what the ids are
+    ]
     findings = []
     if space.encoding == "rgb":
         findings += _unknown_colors(pairs, space)
@@ -28,6 +32,7 @@ def check_values(surveys: Surveys, space: LabelSpace) -> list[Finding]:
         findings.append(_color_masks(colored, len(pairs), space))
     plain = [pair for pair in pairs if not pair.colored and pair.mask.format != "JPEG"]
     if space.encoding != "rgb" and plain:
+        findings += _too_few_bits(plain, space)
         findings += _check_ids(plain, space, all(survey.complete for survey in surveys.values()))
         findings += _palettes(plain)
     elif plain:
@@ -76,103 +81,39 @@ def _check_ids(pairs: list[PairFacts], space: LabelSpace, complete: bool) -> lis
     if space.encoding == "binary":
         cure = "`encoding: binary` takes 0 and 255 only. Write `labels.encoding: index` and name the ids in `classes`."
         return [Finding("error", "unknown-ids", f"ids that 0/255 masks do not have: {seen}", cure)]
-    if (step := _stretch(set(found), space)) is not None:
-        return [_stretched(step, seen, set(found), space)]
-    if (shift := _offset(set(found), space)) is not None:
-        return [_off_by_one(shift, seen, found, space)]
-    if len(unknown) > max(_SMOOTH, len(known)):
-        return [
-            Finding(
-                "error",
-                "masks-smoothed",
-                f"{len(unknown)} different values that the recipe does not know: {seen}Labels have few values; so many "
-                "come from resizing with smoothing, from a grey image, or from instance ids.",
-                "Export the masks at their own size, or resize them by nearest neighbour; check `data.mask`.",
-            )
-        ]
-    declared = ", ".join(f"{i}: …" for i in sorted(unknown)[:6])
+    told = readings(found, space, zero_in_lines(pairs) > MOSTLY_LINES)
     palette = ""
-    if any(unknown & set(pair.palette) for pair in pairs):
+    if told[0].code == "unknown-ids" and any(unknown & set(pair.palette) for pair in pairs):
         palette = (
             " These are palette masks, of which the index is read; if the colour names the class, write "
             "`labels.encoding: rgb` and `labels.colors`."
         )
+    absent = some(sorted(known - set(found)), 8) or "none"
     return [
         Finding(
             "error",
-            "unknown-ids",
-            f"ids that the recipe does not know: {seen}Declared and never found: "
-            f"{some(sorted(known - set(found)), 8) or 'none'}.",
-            f"Name them, `labels.classes: {{{declared}}}`, or, if they mean 'not labelled', "
-            f"`labels.ignore: {sorted(set(space.ignore) | set(sorted(unknown)[:6]))}`.{palette}",
+            told[0].code,
+            f"{told[0].seen}: {seen}Declared and never found: {absent}.",
+            " ".join(reading.cure for reading in told) + palette,
         )
     ]
 
 
-def _stretch(found: set[int], space: LabelSpace) -> float | None:
-    """The factor by which declared ids seem to have been multiplied, as for masks that are to look good: 85 where 0,
-    85, 170, 255 stand for 0 to 3. Three such values at least, and none but 0 and 255 that is a class as it is."""
-    classes = set(space.classes)
-    if len(found) < 3 or found & classes - {0, 255}:
-        return None
-    ids = sorted(classes | set(space.merge))
-    for step in (255 / max(1, ids[-1]), 255 / (ids[-1] + 1), float(gcd(*found))):
-        moved = {rounded(i * step) for i in (0, *ids) for rounded in (round, int)}
-        if step >= _LEAST_STRETCH and found - {255} <= moved and len(found & moved) >= 3:
-            return step
-    return None
-
-
-def _stretched(step: float, seen: str, found: set[int], space: LabelSpace) -> Finding:
-    ids = [i for i in space.classes if {round(i * step), int(i * step)} & found]
-    greys = {i: next(v for v in (round(i * step), int(i * step)) if v in found) for i in ids}
-    void = sorted(found - set(greys.values()))
-    renamed = ", ".join(f"{greys[i]}: {space.classes[i]}" for i in ids[:4]) + (", …" if len(ids) > 4 else "")
-    also = f"; and `labels.ignore: {void}` for what is void" if void else ""
-    return Finding(
-        "error",
-        "masks-stretched",
-        f"the masks hold evenly spread greys, as if each id had been multiplied by {step:.4g}: {seen}",
-        f"Write the greys as ids, `labels.classes: {{{renamed}}}`{also}. Or save the masks anew, divided by "
-        f"{step:.4g} and rounded.",
-    )
-
-
-def _offset(found: set[int], space: LabelSpace) -> int | None:
-    """+1 or -1 if all values would be known were the declared ids moved by it; void may move along or stay, and 0
-    may be there as something unlabelled."""
-    void, classes = set(space.ignore), set(space.original_ids) | set(space.merge)
-    if len(classes) < 2:
-        return None
-    for shift in (1, -1):
-        moved = {i + shift for i in classes}
-        for voids in (void, {i + shift for i in void}, {0} | void):
-            tell_tale = max(moved) if shift == 1 else min(moved)
-            if found <= moved | voids and tell_tale in found and len(found & moved) >= 2:
-                return shift
-    return None
-
-
-def _off_by_one(shift: int, seen: str, found: Counter[int], space: LabelSpace) -> Finding:
-    ids = sorted(space.original_ids)
-    renamed = ", ".join(f"{i + shift}: {space.classes[i]}" for i in ids[:3]) + (", …" if len(ids) > 3 else "")
-    declared, there = f"{ids[0]} to {ids[-1]}", f"{ids[0] + shift} to {ids[-1] + shift}"
-    cure = f"Write `labels.classes: {{{renamed}}}`"
-    if shift == 1 and 0 in found:
-        cure += (
-            f" and, as 0 is there too ({share_text(found[0] / found.total())} of pixels), `labels.reduce_zero_label: "
-            "true` if 0 means 'not labelled'. If 0 is the first class indeed, name the last id in `classes` instead."
+def _too_few_bits(pairs: list[PairFacts], space: LabelSpace) -> list[Finding]:
+    """Ids above 255 are named, but no mask has room for them."""
+    highest = max(*space.original_ids, *space.merge, 0)
+    if highest <= 255 or any(pair.mask.mode not in _EIGHT_BITS for pair in pairs):
+        return []
+    return [
+        Finding(
+            "error",
+            "masks-8-bit",
+            f"the recipe names ids up to {highest}, but all {len(pairs)} masks that were read have 8 bits a pixel, "
+            f"such as {pairs[0].mask.name}. These hold 0 to 255; saved so, id 256 has become 0, 257 has become 1.",
+            "Export the masks again as 16-bit PNG or TIFF: as arrays of numpy.uint16, never uint8. What was cut off "
+            "cannot be told from these files.",
         )
-    else:
-        cure += "; ids in `ignore` may have moved along."
-    if shift == -1 and space.reduce_zero_label:
-        cure += " The masks were reduced already, so also write `labels.reduce_zero_label: false`."
-    return Finding(
-        "error",
-        "ids-off-by-one",
-        f"the recipe declares ids {declared}, the masks seem to hold {there}: {seen}",
-        cure,
-    )
+    ]
 
 
 def _already_reduced(found: Counter[int], space: LabelSpace) -> list[Finding]:

@@ -68,16 +68,30 @@ def check_ranges(surveys: Surveys) -> list[Finding]:
 
 def check_dropped(surveys: Surveys) -> list[Finding]:
     """Files of several pages or of more bands than colours, of which only a part is read."""
-    files = [file for survey in surveys.values() for pair in survey.pairs for file in (pair.image, pair.mask)]
-    if not (more := [f"{file.name} ({file.dropped})" for file in files if file.dropped]):
-        return []
-    return [
-        Finding(
-            "warning",
-            "dropped-pages-or-bands",
-            f"{len(more)} files hold more than is read of them, which is the first page and its first three bands: "
-            f"{some(more)}.",
-            "If the rest matters, save each page as a file of its own, and the three bands that tell most as RGB; a "
-            "mask with a page for each class becomes one page of ids.",
+    pairs = [pair for survey in surveys.values() for pair in survey.pairs]
+    masks = [pair.mask for pair in pairs if pair.mask.paged]
+    findings = []
+    if masks:
+        findings.append(
+            Finding(
+                "error",
+                "paged-masks",
+                f"{len(masks)} masks have pages of which only the first is read: "
+                f"{some([f'{file.name} ({file.dropped} not read)' for file in masks])}. Such masks often have a page for "
+                "each class; what the ids are cannot be told from the first.",
+                "Save each mask as one page that holds one id a pixel. If pages 1, 2, … show where classes 1, 2, … are, "
+                "that is `numpy.where(pages.any(0), pages.argmax(0) + 1, 0)` of the pages in one array.",
+            )
         )
-    ]
+    files = [file for pair in pairs for file in (pair.image, pair.mask) if file.dropped and file not in masks]
+    if files:
+        findings.append(
+            Finding(
+                "warning",
+                "dropped-pages-or-bands",
+                f"{len(files)} files hold more than is read of them, which is the first page and its first three bands: "
+                f"{some([f'{file.name} ({file.dropped})' for file in files])}.",
+                "If the rest matters, save each page as a file of its own, and the three bands that tell most as RGB.",
+            )
+        )
+    return findings

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 
 from ..labels import LabelSpace
 from .report import Finding, share_text
-from .survey import Survey
+from .survey import MOSTLY_LINES, Survey, zero_in_lines
 
 _VOID_NAMES = {"void", "unlabeled", "unlabelled", "ignore", "ignored", "unknown", "not labelled", "not labeled", "none"}
-_MOSTLY_LINES = 0.8
 _LARGE = 0.5
 
 
@@ -23,7 +22,7 @@ def check_zero(surveys: Mapping[str, Survey], space: LabelSpace) -> list[Finding
         return []
     pixels = sum(n for survey in surveys.values() for pair in survey.pairs for n in pair.values.values())
     zero = sum(pair.values[0] for pair in pairs)
-    thin = sum(pair.zero.thin for pair in pairs if pair.zero) / zero
+    thin = zero_in_lines(pairs)
     frame = sum(pair.zero.frame for pair in pairs if pair.zero) / sum(p.zero.frame_total for p in pairs if p.zero)
     is_void = space.reduce_zero_label or 0 in space.ignore
     others = space.num_labels - (0 in space.original_ids)
@@ -56,7 +55,7 @@ def check_zero(surveys: Mapping[str, Survey], space: LabelSpace) -> list[Finding
                     f"If it means 'not labelled', {as_void}; if it is a class, name it `background`.",
                 )
             ]
-        if thin > _MOSTLY_LINES and len(space.classes) > 2:
+        if thin > MOSTLY_LINES and len(space.classes) > 2:
             return [
                 Finding(
                     "warning",

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
+import numpy as np
 from PIL import Image
 
-from ..errors import ImageError, TooLargeError
+from ..errors import ImageError, OneHotError, TooLargeError
 from ..images import MAX_PIXELS, cell_name, dropped_parts, open_image
 from ..images.arrays import is_npy, read_npy
 
@@ -20,6 +21,10 @@ _ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 exchange width and height
 
 #: images of more pixels than this take seconds to decode, at every epoch
 HUGE_PIXELS = 50_000_000
+
+#: side of `FileFacts.thumbnail`
+THUMBNAIL = 24
+_LEAST_DRAFT = 2 * THUMBNAIL  # pixels a JPEG is decoded to, at least, so that its thumbnail is that of other formats
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,12 @@ class FileFacts:
         orientation: the EXIF tag; 1 is upright.
         extrema: lowest and highest pixel value over all channels, if the pixels were read. Of a JPEG those of an
             eighth of its size.
-        pixels: a hash of what it shows, if the pixels were read: equal for one image saved twice, whatever its
-            compression and tags.
+        thumbnail: what it shows, if the pixels were read: `THUMBNAIL`² grey bytes, as stored and not turned. Nearly
+            the same for one image saved twice, whatever its format, size and compression.
         dropped: what it holds beside what is read, such as `pages 2 to 3`; see `images.dropped_parts`.
         fault: why it cannot be read.
-        fault_code: `missing-file`, `empty-file`, `refused-file` or `broken-file`.
+        fault_code: `missing-file`, `empty-file`, `refused-file`, `one-hot-mask` or `broken-file`.
+        fault_cure: what to do about it, where that depends on the file.
     """
 
     name: str
@@ -46,10 +52,16 @@ class FileFacts:
     mode: str = ""
     orientation: int = 1
     extrema: tuple[float, float] | None = None
-    pixels: bytes | None = None
+    thumbnail: bytes | None = None
     dropped: str = ""
     fault: str | None = None
     fault_code: str | None = None
+    fault_cure: str | None = None
+
+    @property
+    def paged(self) -> bool:
+        """Whether there are pages or frames after the first, the only one that is read."""
+        return "page" in self.dropped or "frame" in self.dropped
 
     def broken(self, reason: str) -> FileFacts:
         """The same file, found to be unreadable after all."""
@@ -120,6 +132,8 @@ def inspect_image(cell: Mapping[str, Any], decode: bool = True, max_pixels: int 
 def _array_facts(cell: Mapping[str, Any], name: str) -> FileFacts:
     try:
         array = read_npy(cell)
+    except OneHotError as error:
+        return FileFacts(name, fault=error.what, fault_code="one-hot-mask", fault_cure=error.cure, format="NPY")
     except ImageError as error:
         return FileFacts(name, fault=str(error).removeprefix(f"{name}: ").rstrip("."), fault_code="broken-file")
     return FileFacts(name, (array.shape[1], array.shape[0]), "NPY", str(array.dtype))
@@ -128,9 +142,9 @@ def _array_facts(cell: Mapping[str, Any], name: str) -> FileFacts:
 def _facts(image: Image.Image, name: str, decode: bool) -> FileFacts:
     kind, mode, size = image.format or "", image.mode, image.size
     orientation = turned = _orientation(image)
-    extrema = pixels = None
+    extrema = thumbnail = None
     if decode:
-        drafted = image.draft("RGB", (max(1, size[0] // 8), max(1, size[1] // 8)))
+        drafted = image.draft("RGB", (max(_LEAST_DRAFT, size[0] // 8), max(_LEAST_DRAFT, size[1] // 8)))
         image.load()
         if drafted is None:  # a TIFF is turned, its tag removed, on loading
             size, turned = image.size, int(image.getexif().get(_ORIENTATION, 1))
@@ -138,12 +152,28 @@ def _facts(image: Image.Image, name: str, decode: bool) -> FileFacts:
         bands = found if isinstance(found[0], tuple) else (found,)
         bands = bands[:3] if mode in ("RGBA", "RGBX") else bands[:1] if mode in ("LA", "La", "PA") else bands
         extrema = (float(min(band[0] for band in bands)), float(max(band[1] for band in bands)))
-        pixels = hashlib.blake2b(image.tobytes(), digest_size=16, key=f"{image.size} {image.mode}".encode()).digest()
+        thumbnail = _thumbnail(image, drafted[1] if drafted else (0, 0, *image.size))
     elif kind == "TIFF":
         image.load()
         size, turned = image.size, int(image.getexif().get(_ORIENTATION, 1))
     upright = (size[1], size[0]) if turned in (5, 6, 7, 8) else size
-    return FileFacts(name, upright, kind, mode, orientation, extrema, pixels)
+    return FileFacts(name, upright, kind, mode, orientation, extrema, thumbnail)
+
+
+def _thumbnail(image: Image.Image, box: tuple[float, float, float, float]) -> bytes:
+    """The image in grey, `THUMBNAIL` pixels wide and high.
+
+    Args:
+        box: (left, top, right, bottom) of what it shows; a JPEG decoded at an eighth is padded to whole pixels.
+    """
+    if image.mode[0] in "IF":  # more than 8 bits: their range is stretched to them
+        values = np.asarray(image, np.float32)
+        low, high = float(values.min()), float(values.max())
+        grey = Image.fromarray(((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8))
+    else:
+        grey = image.convert("L")
+    # smoothed over what it shrinks, or formats that are decoded at other sizes would differ
+    return grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS, box, reducing_gap=3.0).tobytes()
 
 
 def _orientation(image: Image.Image) -> int:

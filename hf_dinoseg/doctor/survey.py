@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,9 @@ from ..errors import DataError
 from ..images import MAX_PIXELS, cell_name, open_image, read_mask
 from ..labels import Color, LabelSpace
 from .file_facts import FileFacts, inspect_image, named_cell, presence
+
+#: of the pixels that are 0: with more than this in lines, 0 is drawn as seams between regions are
+MOSTLY_LINES = 0.8
 
 _THIN = 3  # pixels: a region nowhere wider than twice this and one is a line
 
@@ -226,6 +229,12 @@ def zero_pattern(stored: np.ndarray) -> ZeroPattern:
     rim = np.ones_like(zero)
     rim[1:-1, 1:-1] = False
     return ZeroPattern(int((zero & ~core).sum()), int((zero & rim).sum()), int(rim.sum()))
+
+
+def zero_in_lines(pairs: Iterable[PairFacts]) -> float:
+    """Of the pixels that are 0 in these masks, the share in lines; 0 if none is."""
+    zero = [(pair.zero.thin, pair.values[0]) for pair in pairs if pair.zero is not None]
+    return sum(thin for thin, _ in zero) / max(1, sum(count for _, count in zero))
 
 
 def _over_squares(flags: np.ndarray, combine: np.ufunc, beyond: bool) -> np.ndarray:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..errors import ImageError, NoSuchFileError
+from ..errors import ImageError, NoSuchFileError, OneHotError
 from .opening import Cell, cell_name, cell_source
 
 _MAGIC = b"\x93NUMPY"
@@ -29,6 +30,7 @@ def read_npy(cell: Cell) -> np.ndarray:
     execute, are refused unread; so is a file that is shorter or longer than its head says.
 
     Raises:
+        OneHotError: if it holds a plane for each class.
         ImageError: naming the file, if it is missing, broken, or holds anything else.
     """
     name, source = cell_name(cell), cell_source(cell)
@@ -49,10 +51,8 @@ def read_npy(cell: Cell) -> np.ndarray:
         raise ImageError(
             f"{name}: cannot be read as a NumPy array ({reason}). Save it again with numpy.save."
         ) from None
-    if dtype.kind not in "bui":
-        raise ImageError(
-            f"{name}: an array of {dtype}; label ids are whole numbers. Save it as one of NumPy's integer types."
-        )
+    if dtype.kind not in "buif":
+        raise _no_ids(name, dtype)
     expected, found = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
     if found != expected:
         raise ImageError(
@@ -62,8 +62,44 @@ def read_npy(cell: Cell) -> np.ndarray:
     array: np.ndarray = np.frombuffer(data, dtype, offset=stream.tell()).reshape(
         shape, order="F" if fortran_order else "C"
     )
+    if array.ndim == 3 and (axis := _class_axis(array)) is not None:
+        what = f"{array.shape} of {array.dtype}, axis {axis} counts the classes"
+        kind = "uint8" if array.shape[axis] <= 256 else "uint16"
+        path = repr(cell_name(cell))
+        cure = f"numpy.save({path}, numpy.load({path}).argmax(axis={axis}).astype(numpy.{kind}))"
+        raise OneHotError(
+            f"{name}: a one-hot array, {what}; a mask holds one id a pixel. Make it so: {cure}", what, cure
+        )
+    if dtype.kind == "f":
+        raise _no_ids(name, dtype)
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
         array = array[0] if array.shape[0] == 1 else array[..., 0]
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)) or not array.size:
-        raise ImageError(f"{name}: an array of shape {shape}; a mask is (height, width), or of colours (.., .., 3).")
+        raise ImageError(
+            f"{name}: an array of shape {shape}; a mask is (height, width), or of colours (.., .., 3). If one axis "
+            "counts classes, save numpy.argmax over it."
+        )
     return np.ascontiguousarray(array, dtype.newbyteorder("="))
+
+
+def _no_ids(name: str, dtype: np.dtype[Any]) -> ImageError:
+    return ImageError(
+        f"{name}: an array of {dtype}; label ids are whole numbers. Save it as one of NumPy's integer types; of "
+        "scores, with an axis that counts classes, save numpy.argmax over that axis."
+    )
+
+
+def _class_axis(array: np.ndarray) -> int | None:
+    """The axis along which exactly one value of every pixel is set, and all that are set are equal; None if there is
+    none. Three or four planes of other values than 1 at the end are colours: pure red, green and blue."""
+    for axis in (2, 0):
+        planes = array.shape[axis]
+        if planes < 2 or not array.size:
+            continue
+        value = array.max()
+        if planes in (3, 4) and axis == 2 and value != 1:
+            continue
+        on = array == value
+        if value > 0 and (on.sum(axis=axis) == 1).all() and not array[~on].any():
+            return axis
+    return None

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
-from ..labels import Color, LabelSpace
+from ..labels import MOST_ID, Color, LabelSpace
 from .color_blindness import DEFICIENCIES, oklab, seen_with, to_linear
 
 Palette = Literal["dataset", "colorblind"]
@@ -161,14 +161,20 @@ def palette_image(original_ids: np.ndarray, label_space: LabelSpace, transparent
         ValueError: on an id that the label space does not know, or that no PNG can hold (negative or above 65535).
     """
     void_mask(original_ids, label_space)
-    ids = (*label_space.original_ids, *label_space.merge, *label_space.ignore, label_space.void_id)
-    if min(ids) < 0 or max(ids) > 65535:
-        raise InputError(f"ids from {min(ids)} to {max(ids)} do not fit in a label image, which holds 0 to 65535.")
+    answers = {*label_space.original_ids, label_space.void_id, int(original_ids.min()), int(original_ids.max())}
+    if unfit := sorted(i for i in answers if not 0 <= i <= MOST_ID):
+        raise InputError(
+            f"ids {', '.join(map(str, unfit[:8]))} do not fit in a label image, which holds 0 to {MOST_ID}. Save the "
+            "masks with other ids, and train by these."
+        )
+    # ids that are only read (merged or void in masks) may be of any size
+    ids = {i for i in (*label_space.merge, *label_space.ignore) if 0 <= i <= MOST_ID} | answers
     if max(ids) > 255:
         return Image.fromarray(original_ids.astype(np.uint16))
     palette = np.full((256, 3), VOID_COLOR, dtype=np.uint8)
     for original_id, color in class_colors(label_space).items():
-        palette[original_id] = color
+        if original_id in ids:
+            palette[original_id] = color
     image = Image.fromarray(original_ids.astype(np.uint8))
     image.putpalette(palette.tobytes())
     if transparent:

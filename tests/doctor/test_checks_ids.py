@@ -95,8 +95,14 @@ def test_ids_one_too_high_with_void_moved_along_or_in_place(splits, quarters):
 
 def test_ids_one_too_high_where_zero_is_unlabelled_as_in_ade20k(splits, quarters):
     labels = LabelSpace({0: "wall", 1: "building", 2: "sky"}, ignore=(255,))
-    cure = finding(examine(splits(quarters((0, 1, 2, 3))), labels), "ids-off-by-one").cure
-    assert "reduce_zero_label: true" in cure and "name the last id" in cure
+    seams = quarters((1, 2, 3, 1))
+    seams[19:22] = seams[:, 29:32] = 0
+    cure = finding(examine(splits(seams), labels), "ids-off-by-one").cure
+    assert "If each name belongs to the id one higher and 0 means 'not labelled'" in cure
+    assert "reduce_zero_label: true" in cure.partition("ignore:")[0]
+    # where 0 is a region like others, nothing speaks for that more than for a void id at the end
+    cure = finding(examine(splits(quarters((0, 1, 2, 3))), labels), "unknown-ids").cure
+    assert cure.index("ignore: [3, 255]") < cure.index("classes: {3: …}") < cure.index("reduce_zero_label: true")
 
 
 def test_ids_one_too_low(splits, quarters):
@@ -125,6 +131,17 @@ def test_stretched_ids_of_many_classes_and_other_roundings(splits, quarters):
     sparse = LabelSpace({0: "a", 7: "b", 24: "c", 33: "d"})  # ids far apart that are declared are no stretching
     assert examine(splits(quarters((0, 7, 24, 33))), sparse).codes == {"label-zero"}
     assert "masks-stretched" not in examine(splits(quarters((0, 7, 24, 40))), sparse).codes
+
+
+def test_more_classes_than_8_bits_hold(splits, row, quarters):
+    labels = LabelSpace({i: f"class {i}" for i in range(300)})
+    wide = quarters((0, 1, 256, 299), np.uint16)
+    for look in (examine, quick_checks):
+        found = finding(look(splits(wide.astype(np.uint8)), labels), "masks-8-bit")  # 256 has become 0, 299 has 43
+        assert found.level == "error" and "up to 299" in found.seen and "16-bit" in found.cure
+        assert not look(splits(wide), labels).errors
+        low = quarters((0, 1, 2, 3))  # a program may save a mask without high ids in 8 bits
+        assert not look({"train": [row(wide, "a"), row(low, "b")]}, labels).errors
 
 
 def test_an_id_far_off_is_not_called_off_by_one(splits, quarters, space):
