@@ -69,28 +69,27 @@ def check_ranges(surveys: Surveys) -> list[Finding]:
 def check_dropped(surveys: Surveys) -> list[Finding]:
     """Files of several pages or of more bands than colours, of which only a part is read."""
     pairs = [pair for survey in surveys.values() for pair in survey.pairs]
-    masks = [pair.mask for pair in pairs if pair.mask.paged]
     findings = []
-    if masks:
+    if masks := [pair.mask for pair in pairs if pair.mask.paged]:
+        told = some([f"{file.name} ({file.dropped} not read)" for file in masks])
         findings.append(
             Finding(
                 "error",
                 "paged-masks",
-                f"{len(masks)} masks have pages of which only the first is read: "
-                f"{some([f'{file.name} ({file.dropped} not read)' for file in masks])}. Such masks often have a page for "
-                "each class; what the ids are cannot be told from the first.",
-                "Save each mask as one page that holds one id a pixel. If pages 1, 2, … show where classes 1, 2, … are, "
-                "that is `numpy.where(pages.any(0), pages.argmax(0) + 1, 0)` of the pages in one array.",
+                f"masks of several pages, of which only the first is read: {told}. Such masks often have a page "
+                "for each class; what the ids are cannot be told from the first.",
+                "Save each mask as one page that holds one id a pixel. If pages 1, 2, … show where classes 1, 2, … "
+                "are, that is `numpy.where(pages.any(0), pages.argmax(0) + 1, 0)` of the pages in one array.",
             )
         )
     files = [file for pair in pairs for file in (pair.image, pair.mask) if file.dropped and file not in masks]
     if files:
+        told = some([f"{file.name} ({file.dropped})" for file in files])
         findings.append(
             Finding(
                 "warning",
                 "dropped-pages-or-bands",
-                f"{len(files)} files hold more than is read of them, which is the first page and its first three bands: "
-                f"{some([f'{file.name} ({file.dropped})' for file in files])}.",
+                f"more is in these files than is read, which is the first page and its first three bands: {told}.",
                 "If the rest matters, save each page as a file of its own, and the three bands that tell most as RGB.",
             )
         )
