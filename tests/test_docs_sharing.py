@@ -49,7 +49,7 @@ def test_every_command_and_example_runs(
 
 
 def test_every_message_of_the_table_is_one_that_is_said() -> None:
-    said = "".join((ROOT / "hf_dinoseg" / "hub" / f).read_text("utf-8") for f in ("push.py", "push.py"))
+    said = "".join((ROOT / "hf_dinoseg" / "hub" / f).read_text("utf-8") for f in ("push.py",))
     said = re.sub(r"\"\s*\n\s*f?\"", "", said).replace("{kind}", "dataset")
     for row in PAGE.split("## When it fails")[1].splitlines()[4:]:
         for message in re.findall(r"\*([^*]+)\*", row.split("|")[1]):

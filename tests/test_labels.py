@@ -312,3 +312,10 @@ def test_places_lead_back_through_the_one_table(space: LabelSpace) -> None:
     assert np.array_equal(space.decode(np.arange(space.num_labels)), space.original_ids)
     with pytest.raises(LabelError, match="12345"):
         space.places(np.array([12345]))
+
+
+def test_a_void_id_that_was_chosen_otherwise_before_is_taken() -> None:
+    stored = {**LabelSpace({0: "a"}, ignore=(-1, 255)).to_dict(), "void_id": -1}
+    assert LabelSpace.from_dict(stored) == LabelSpace({0: "a"}, ignore=(-1, 255))
+    with pytest.raises(LabelError, match="void_id 7"):
+        LabelSpace.from_dict({**stored, "void_id": 7})
