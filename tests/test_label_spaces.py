@@ -45,6 +45,7 @@ def trained(tmp_path: Path, write_tiny_recipe: Callable[[Path], Path], labels: d
     recipe = yaml.safe_load(path.read_text())
     recipe["labels"] = labels
     recipe["data"] = {"source": "folder", "root": str(tmp_path / "data"), "crop_size": 64}
+    recipe["model"]["num_queries"] = 64  # a mask holds up to 60 classes
     recipe["training"].update(max_steps=2)
     path.write_text(yaml.safe_dump(recipe))
     train(load_recipe(path))

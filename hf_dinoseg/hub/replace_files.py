@@ -9,10 +9,12 @@ import re
 import shutil
 from pathlib import Path
 
+from ..errors import DinoSegError
+
 _RECORD = "exchanged.json"  # beside what was kept: {path: hash of what was put in its place}
 
 
-class ExchangeError(ValueError):
+class ExchangeError(DinoSegError, ValueError):
     """Files that cannot be put back."""
 
 

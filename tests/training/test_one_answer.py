@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-import hf_dinoseg.run
+import hf_dinoseg.builders
 from hf_dinoseg import LabelSpace, Segmenter, load_recipe
 from hf_dinoseg.builders import build_data
 from hf_dinoseg.images import read_image, read_mask
@@ -35,7 +35,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
             matrices.append(self.streamed.matrix)
             return metrics
 
-    monkeypatch.setattr(hf_dinoseg.run, "DinoSegTrainer", Noting)
+    monkeypatch.setattr(hf_dinoseg.builders, "DinoSegTrainer", Noting)
     return matrices
 
 
