@@ -14,9 +14,9 @@ from .file_facts import THUMBNAIL, byte_size, digest, named_cell
 from .survey import PairFacts, Survey
 
 #: Two images are the same if no pixel of their thumbnails, at mean 0 and standard deviation 1, differs by more.
-#: Measured (tests/doctor/test_duplicates.py): copies of CamVid's and drawn retina images, in other formats, at JPEG
-#: quality 20 and better, of half, odd and double size, mirrored and turned, differ by at most 0.15; the two most
-#: similar of CamVid's frames by 0.53, of 100 drawn retina images by 0.98.
+#: tests/doctor/test_duplicates.py measures it: copies of CamVid's and drawn retina images, in other formats, at JPEG
+#: quality 20 and better, of half, odd and double size, mirrored and turned, stay below nine tenths of it; other frames
+#: of CamVid are more than twice as far apart, other drawn images three times.
 ALIKE = 0.25
 
 _LEAST_CONTRAST = 2.0  # grey levels: below, a thumbnail shows nothing to compare

@@ -91,6 +91,14 @@ def test_recipe_says_what_it_is_and_keeps_to_its_folder(path: Path, tmp_path: Pa
         assert twice in ([], ["road", "skyscraper"])  # ADE20K publishes one colour for both
 
 
+@every_recipe
+def test_no_mask_has_fewer_pixels_than_points_are_drawn_of_it(path: Path) -> None:
+    """Masks are at stride 4; further points would only repeat what their neighbours say."""
+    recipe = load_recipe(path)
+    if recipe.model.head != "linear":
+        assert recipe.loss.num_points <= (recipe.data.crop_size // 4) ** 2
+
+
 @pytest.mark.parametrize("path", FROM_SCRATCH, ids=lambda p: str(p.relative_to(ROOT / "recipes")))
 def test_a_backbone_from_scratch_fits_adapter_and_position_encoding(path: Path) -> None:
     """The adapter's deformable attention has 16 heads over half the backbone's width; a head's rotary encoding turns
