@@ -322,6 +322,8 @@ def _transform(recipe: Recipe) -> TrainTransform:
         ignore_index=recipe.labels.ignore_index,
         vertical_flip=data.vertical_flip,
         rotation=data.rotation,
+        base_size=data.base_size,
+        base_side=data.base_side,
     )
 
 

@@ -101,6 +101,7 @@ def _dry_run(recipe: Recipe, json: bool) -> None:
     typer.echo(
         f"# Dry run: {did['steps']} steps on generated images of {width} x {height}, losses {losses}, and an "
         f"evaluation of one.\n# {did['num_labels']} classes, head {did['head']}, tune {did['tune']}, a tiny "
-        f"{did['backbone']} in place of {did['in_place_of']}.\n# Nothing was downloaded, nothing is left on disk. "
+        f"{did['backbone']} in place of {did['in_place_of']}.\n# {did['magnification']}\n"
+        "# Nothing was downloaded, nothing is left on disk. "
         "Whether the data is there and fits: dinoseg doctor."
     )

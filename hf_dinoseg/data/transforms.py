@@ -18,6 +18,7 @@ from PIL import Image
 
 from ..errors import InputError
 from .color_jitter import change_colors, color_matrix
+from .magnification import Side, base_factor
 
 _CROP_TRIES = 10
 Matrix = tuple[float, float, float, float, float, float]
@@ -49,6 +50,8 @@ class TrainTransform:
         crop_size: side of the square output, pixels.
         scale: bounds of the factor that the image is scaled by, drawn uniformly. (0.1, 2.0) is the large-scale
             jitter of Ghiasi et al. (https://arxiv.org/abs/2012.07177).
+        base_size: what `scale` counts from: the image with its shorter side (`base_side`: longer) of so many pixels;
+            None for the image as it is.
         max_class_share: redraw the crop's place, up to 10 times, while one class covers more than this share of its
             labelled pixels; then take the draw with the smallest such share. A crop without a labelled pixel counts
             as a share of 1 and is legal.
@@ -77,17 +80,22 @@ class TrainTransform:
         ignore_index: int = 255,
         vertical_flip: bool = False,
         rotation: float = 0.0,
+        base_size: int | None = None,
+        base_side: Side = "shorter",
     ) -> None:
         if crop_size < 1:
             raise InputError(f"crop_size is {crop_size}; it is a number of pixels, 1 or more.")
         if not 0 < scale[0] <= scale[1]:
             raise InputError(f"scale is {tuple(scale)}; write two factors above 0, the smaller one first: (0.5, 2.0).")
+        if base_size is not None and base_size < 1:
+            raise InputError(f"base_size is {base_size}; it is a number of pixels, 1 or more, or None.")
         if not 0 < max_class_share <= 1:
             raise InputError(f"max_class_share is {max_class_share}; it is a share above 0 and up to 1.")
         if not 0 <= rotation <= 180:
             raise InputError(f"rotation is {rotation}; it is the largest angle to turn by, 0 to 180 degrees.")
         self.crop_size = crop_size
         self.scale = (float(scale[0]), float(scale[1]))
+        self.base_size, self.base_side = base_size, base_side
         self.max_class_share = max_class_share
         self.flip = flip
         self.vertical_flip = vertical_flip
@@ -119,7 +127,8 @@ class TrainTransform:
         """The same with channels first, and with the classes that were counted on the way."""
         if isinstance(image, Image.Image) and image.size != label_map.shape[::-1]:
             raise InputError(f"the image is {image.size} (width, height), its label map {label_map.shape[::-1]}.")
-        scale = rng.uniform(*self.scale)
+        height, width = label_map.shape
+        scale = rng.uniform(*self.scale) * base_factor(width, height, self.base_size, self.base_side)
         angle = math.radians(rng.uniform(-self.rotation, self.rotation)) if self.rotation else 0.0
         x, y, labels, counts = self._choose_crop(label_map, scale, angle, rng, focus)
         mirrored = self.flip and rng.random() < 0.5

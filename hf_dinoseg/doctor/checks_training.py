@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from datasets import Dataset
 
+from ..data.magnification import Magnification, parted
 from ..models import head_class
 from ..recipe import Recipe
 from .checks_classes import coverage_findings
@@ -15,7 +16,6 @@ from .report import Finding, share_text
 from .survey import Survey, train_counts
 
 _MOSTLY = 0.5  # of a crop
-_SCALES = 9  # resizes at which padding is looked at
 
 
 class TrainingData(NamedTuple):
@@ -49,7 +49,7 @@ class TrainingData(NamedTuple):
 
 def check_training(recipe: Recipe, data: TrainingData) -> list[Finding]:
     """Settings of a recipe that its data does not fit."""
-    return [*_queries(recipe, data), *_padding(recipe, data)]
+    return [*_queries(recipe, data), *_world(recipe, data)]
 
 
 def check_prepared(splits: Mapping[str, Dataset], recipe: Recipe) -> list[Finding]:
@@ -97,32 +97,47 @@ def _queries(recipe: Recipe, data: TrainingData) -> list[Finding]:
     ]
 
 
-def _padding(recipe: Recipe, data: TrainingData) -> list[Finding]:
-    crop, scale = recipe.data.crop_size, recipe.data.scale
+def magnification(recipe: Recipe) -> Magnification:
+    """How large the recipe shows the world."""
+    data = recipe.data
+    return Magnification(
+        data.crop_size, data.scale, data.base_size, data.base_side, shortest_edge=recipe.evaluation.shortest_edge
+    )
+
+
+def _world(recipe: Recipe, data: TrainingData) -> list[Finding]:
+    """How large things are shown, and how much of a crop is none."""
     if not data.sizes:
         return []
-    share = padding_share(np.array(list(data.sizes)), crop, scale)
-    if share <= _MOSTLY:
-        return []
+    rule = magnification(recipe)
+    measured = rule.measure(data.sizes)
     width, height = np.median(np.array(list(data.sizes)), axis=0)
-    return [
-        Finding(
-            "warning",
-            "crops-mostly-padding",
-            f"`data.crop_size` is {crop}, the images are {width:.0f} × {height:.0f} (median), resized by {scale[0]:g} "
-            f"to {scale[1]:g}: {share_text(share)} of an average crop is padding, which costs as much as images do and "
-            "teaches nothing.",
-            "Write a `data.crop_size` of about the shorter side of the images, or raise `data.scale`.",
+    images = f"the images are {width:.0f} × {height:.0f} (median)"
+    findings = []
+    if measured["padding"] > _MOSTLY:
+        low, high = rule.scale
+        counted = "" if rule.base_size is None else f" times a {rule.base_side} side of {rule.base_size}"
+        findings.append(
+            Finding(
+                "warning",
+                "crops-mostly-padding",
+                f"`data.crop_size` is {rule.crop_size}, {images}, resized by {low:g} to {high:g}{counted}: "
+                f"{share_text(measured['padding'])} of an average crop is padding, which costs as much as images do "
+                "and teaches nothing.",
+                f"Write `data.base_size: {rule.crop_size}`, which brings images to that shorter side before "
+                "`data.scale`; or a smaller `data.crop_size`.",
+            )
         )
-    ]
-
-
-def padding_share(sizes: np.ndarray, crop_size: int, scale: tuple[float, float]) -> float:
-    """How much of the training crops lies beyond the images, on average over images and resizes.
-
-    Args:
-        sizes: (N, 2) width and height.
-    """
-    scales = np.linspace(*scale, _SCALES)
-    seen = np.minimum(sizes[None] * scales[:, None, None], crop_size)
-    return float(1 - (seen.prod(axis=2) / crop_size**2).mean())
+    if parted(measured):
+        findings.append(
+            Finding(
+                "warning",
+                "magnification-differs",
+                f"training shows the world {measured['training']:.2f} times as large as it is stored (mean), and "
+                f"evaluation {measured['evaluation']:.2f} times; {images}. A model knows things by their size, so "
+                "it is measured on what it was not taught.",
+                "Write `data.base_size`, which both count from, and take `evaluation.shortest_edge` out; or a "
+                "`data.scale` whose middle is near what evaluation shows.",
+            )
+        )
+    return findings

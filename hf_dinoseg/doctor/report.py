@@ -41,8 +41,9 @@ class Report:
     """Findings, errors first, and an overview of what was read.
 
     Attributes:
-        overview: plain data: `num_labels`, `splits` (rows and how many were read), `ids` (shares of pixels) and, of a
-            checkpoint, `checkpoint` (its mean IoU here and in its own evaluation).
+        overview: plain data: `num_labels`, `splits` (rows and how many were read), `ids` (shares of pixels), of a
+            recipe `magnification` (see `data.magnification`) and, of a checkpoint, `checkpoint` (its mean IoU here and
+            in its own evaluation).
     """
 
     findings: tuple[Finding, ...] = ()
@@ -123,6 +124,13 @@ def _overview_lines(overview: dict[str, Any]) -> list[str]:
         for row in rows:
             shares = "".join(f"{share_text(row['shares'].get(name, 0.0)):>12}" for name in splits)
             lines.append(f"{row['id']:>6}  {row['name']:{width}}{shares}")
+    if shown := overview.get("magnification"):
+        low, high = shown["training_range"]
+        lines.append(
+            f"stored images are shown {shown['training']:.2f} times as large in training (mean; {low:.2f} to "
+            f"{high:.2f}) and {shown['evaluation']:.2f} times in evaluation; {share_text(shown['padding'])} of the "
+            "crops is padding"
+        )
     if checkpoint := overview.get("checkpoint"):
         lines.append(_checkpoint_line(checkpoint))
     return lines

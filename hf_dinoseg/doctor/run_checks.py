@@ -17,7 +17,7 @@ from .checks_images import check_dropped, check_ranges
 from .checks_label_zero import check_zero
 from .checks_predictions import check_predictions, worth_repairs
 from .checks_settings import check_label_spaces, check_normalization
-from .checks_training import TrainingData, check_training
+from .checks_training import TrainingData, check_training, magnification
 from .duplicates import Twins, find_twins
 from .predictions import probe
 from .repairs import Stored, find_repairs
@@ -158,9 +158,12 @@ def _judge(surveys: dict[str, Survey], space: LabelSpace, twins: list[Twins], re
         *check_huge(surveys),
         *check_duplicates(twins),
     ]
+    shown: dict[str, Any] = {}
     if recipe is not None and "train" in surveys:
-        findings += check_training(recipe, TrainingData.of_survey(surveys["train"], recipe))
-    return Report(tuple(findings), _overview(surveys, space))
+        data = TrainingData.of_survey(surveys["train"], recipe)
+        findings += check_training(recipe, data)
+        shown = {"magnification": magnification(recipe).measure(data.sizes)} if data.sizes else {}
+    return Report(tuple(findings), {**_overview(surveys, space), **shown})
 
 
 def _overview(surveys: dict[str, Survey], space: LabelSpace) -> dict[str, Any]:

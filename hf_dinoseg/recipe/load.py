@@ -134,7 +134,7 @@ def _check(data: dict[str, Any], where: str, faults: list[str]) -> Recipe:
         except SectionError as error:
             faults += error.faults
     if {"data", "evaluation"} <= done.keys():
-        done["evaluation"] = _with_windows(done["evaluation"], done["data"].crop_size)
+        done["evaluation"] = _with_sizes(done["evaluation"], done["data"])
     faults += _contradictions(done)
     if faults:
         raise RecipeError(faults, where)
@@ -173,12 +173,14 @@ def _elsewhere(key: str) -> list[str]:
     return exact or close
 
 
-def _with_windows(evaluation: Evaluation, crop_size: int) -> Evaluation:
+def _with_sizes(evaluation: Evaluation, data: DataSection) -> Evaluation:
+    """Evaluation looks as training does unless it says otherwise: windows of a crop, images at the same base size."""
     from ..inference.windows import default_stride  # needs torch, which a broken recipe is told of without
 
-    window = evaluation.window or max(crop_size, evaluation.stride or 0)
+    window = evaluation.window or max(data.crop_size, evaluation.stride or 0)
     stride = evaluation.stride or default_stride(window)
-    return evaluation.model_copy(update={"window": window, "stride": stride})
+    edge = evaluation.shortest_edge if "shortest_edge" in evaluation.model_fields_set else data.base_size
+    return evaluation.model_copy(update={"window": window, "stride": stride, "shortest_edge": edge})
 
 
 def _contradictions(done: Mapping[str, Any]) -> list[str]:

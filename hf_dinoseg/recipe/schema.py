@@ -235,7 +235,10 @@ class Evaluation(Section):
         description="colours of images: those of labels.colors, and distinct ones for classes without; or for all "
         "classes ones that stay apart for colour-blind eyes",
     )
-    shortest_edge: PositiveInt | None = Field(None, description="shorter side that images are resized to, if any")
+    shortest_edge: PositiveInt | None = Field(
+        None,
+        description="shorter side that images are resized to; left out, it is data.base_size; null is the stored size",
+    )
 
     @model_validator(mode="after")
     def _windows_touch(self) -> Evaluation:

@@ -17,7 +17,17 @@ _SPLIT = "{split}"
 
 class _Data(Section):
     crop_size: int = Field(512, ge=32, description="side of the square training crops, in pixels")
-    scale: tuple[float, float] = Field((0.5, 2.0), description="smallest and largest resize before the crop")
+    scale: tuple[float, float] = Field(
+        (0.5, 2.0), description="smallest and largest resize before the crop, counted from base_size"
+    )
+    base_size: PositiveInt | None = Field(
+        None,
+        description="images are brought to this shorter side before scale, and evaluation.shortest_edge follows it; "
+        "null counts from the stored size",
+    )
+    base_side: Literal["shorter", "longer"] = Field(
+        "shorter", description="which side base_size is of; longer for EoMT's jitter (evaluation keeps to the shorter)"
+    )
     max_class_share: float = Field(0.75, gt=0, le=1, description="no class fills more of a crop (void not counted)")
     flip: bool = Field(True, description="mirror half of the crops, left to right")
     vertical_flip: bool = Field(False, description="mirror half of the crops, top to bottom: aerial, medical images")

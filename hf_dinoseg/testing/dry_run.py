@@ -21,6 +21,9 @@ from typing import Any
 import datasets
 from transformers.utils import logging as transformers_logging
 
+from ..data.magnification import parted
+from ..doctor.checks_training import magnification
+from ..doctor.report import share_text
 from ..inference.windows import default_stride
 from ..models import HEADS
 from ..recipe import Recipe
@@ -30,6 +33,7 @@ from .generated_data import IMAGE_SIZE, mimic_source
 STEPS = 2
 
 _CROP = 64
+_USUAL = (4, 3)  # the shape of most images; only ratios count
 _LAYERS = 4
 _SMALL_VIT = {"hidden_size": 32, "num_hidden_layers": _LAYERS, "num_attention_heads": 2}
 _SMALL: dict[str, dict[str, Any]] = {
@@ -60,7 +64,9 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
 
     Returns:
         `steps`, `losses` (one a step), `num_labels`, `backbone` (the tiny one's type), `in_place_of`, `head`, `tune`,
-        `image_size` (width, height), `mean_iou` of the one image (it means nothing), `seconds`.
+        `image_size` (width, height), `magnification` (how large training and evaluation show images, and a warning if
+        they part by more than a quarter whatever the images), `mean_iou` of the one image (it means nothing),
+        `seconds`.
 
     Raises:
         What `build.train` raises.
@@ -82,9 +88,25 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
         "head": recipe.model.head,
         "tune": recipe.model.tune,
         "image_size": list(IMAGE_SIZE),
+        "magnification": _magnification(recipe),
         "mean_iou": metrics["mean_iou"],
         "seconds": round(time.time() - started, 1),
     }
+
+
+def _magnification(recipe: Recipe) -> str:
+    rule = magnification(recipe)
+    if (rule.base_size is None) != (rule.shortest_edge is None):
+        return f"{rule.text()} How far they part depends on the images: dinoseg doctor tells."
+    # both count from the stored size, or neither does: images of one shape tell for all sizes
+    measured = rule.measure([_USUAL])
+    told = rule.text()
+    if rule.base_size is not None:
+        told += f" Of images of {_USUAL[0]}:{_USUAL[1]}, {share_text(measured['padding'])} of the crops is padding."
+    if parted(measured):
+        ratio = measured["training"] / measured["evaluation"]
+        told += f" Warning: the mean in training is {ratio:.2f} times what evaluation shows; see magnification-differs."
+    return told
 
 
 def rehearsal(recipe: Recipe, folder: Path) -> Recipe:
@@ -105,6 +127,7 @@ def rehearsal(recipe: Recipe, folder: Path) -> Recipe:
     }
     windows = {"window": _CROP, "stride": default_stride(_CROP), "max_samples": 1, "panels": 0}
     windows |= {"shortest_edge": 48} if evaluation["shortest_edge"] else {}
+    crops |= {"base_size": 48} if data["base_size"] else {}
     training = {key: value for key, value in recipe.training.items() if key in _KEPT and value is not None}
     training |= {
         "output_dir": str(folder / "run"),

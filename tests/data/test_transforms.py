@@ -502,3 +502,30 @@ def test_arguments_that_cannot_work_are_refused(options: dict[str, Any], message
 def test_a_label_map_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\(8, 4\).*\(4, 8\)"):
         TrainTransform(4)(Image.new("RGB", (8, 4)), np.zeros((8, 4), np.uint8), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("side", "factor"), [("shorter", 96 / HEIGHT), ("longer", 96 / WIDTH)])
+def test_scale_counts_from_the_base_size(side: Any, factor: float) -> None:
+    """A step of one output pixel is 1 / (scale × factor) source pixels, whatever the image's stored size."""
+    image, label_map = coordinates()
+    for scale in (0.7, 1.0, 1.6):
+        apply = transform(48, scale=(scale, scale), base_size=96, base_side=side)
+        pixels, labels = apply(image, label_map, np.random.default_rng(0))
+        rows = labels[:, 20].astype(int) // WIDTH
+        assert (rows[46] - rows[2]) / 44 == pytest.approx(1 / (scale * factor), rel=0.03)
+        assert pixels.shape == (48, 48, 3)
+    # an image that is smaller than the base is brought to it just so: no padding
+    small, labels_of_small = coordinates(40, 32)
+    _, labels = transform(96, base_size=96)(small, labels_of_small, np.random.default_rng(0))
+    assert (labels != 65535).all() and np.unique(labels // 40).tolist() == list(range(32))
+
+
+def test_without_a_base_size_nothing_changes() -> None:
+    image, label_map = coordinates()
+    one, other = (
+        TrainTransform(64, ignore_index=65535, **options)(image, label_map, np.random.default_rng(5))
+        for options in ({}, {"base_size": HEIGHT})
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    with pytest.raises(ValueError, match="base_size is 0"):
+        TrainTransform(64, base_size=0)

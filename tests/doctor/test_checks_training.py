@@ -14,8 +14,8 @@ from PIL import Image
 from hf_dinoseg import builders as building
 from hf_dinoseg import load_recipe
 from hf_dinoseg.data import TrainTransform
+from hf_dinoseg.data.magnification import Magnification, parted
 from hf_dinoseg.doctor import DoctorError, examine, quick_checks
-from hf_dinoseg.doctor.checks_training import padding_share
 from hf_dinoseg.errors import RunError
 from hf_dinoseg.run import check_recipe, train
 
@@ -59,7 +59,54 @@ def test_the_share_of_padding_is_that_of_crops_that_were_drawn(crop: int, scale:
     transform = TrainTransform(crop, scale, photometric=False)
     labels, rng = np.zeros((40, 60), np.uint8), np.random.default_rng(0)
     drawn = [transform(Image.new("RGB", (60, 40)), labels, rng)[1] == 255 for _ in range(400)]
-    assert padding_share(np.array([[60, 40]]), crop, scale) == pytest.approx(np.mean(drawn), abs=0.03)
+    measured = Magnification(crop, scale).measure([(60, 40)])
+    assert measured["padding"] == pytest.approx(np.mean(drawn), abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("rule", "size", "training", "evaluation", "padding"),
+    [
+        # what ADE20K's recipes were: counted from the file in training, from 512 in evaluation
+        (Magnification(512, (0.5, 2.0), shortest_edge=512), (400, 300), 1.25, 512 / 300, None),
+        # DINOv3 and Mask2Former count from the crop, by the shorter side; EoMT by the longer
+        (Magnification(512, (0.5, 2.0), 512, shortest_edge=512), (400, 300), 1.25 * 512 / 300, 512 / 300, None),
+        (Magnification(512, (0.5, 2.0), 512, "longer", 512), (300, 400), 1.25 * 512 / 400, 512 / 300, None),
+        # a square: sides of 448 to 1792 in crops of 896. ∫ s² from 0.5 to 1, and 1 from 1 to 2, over 1.5
+        (
+            Magnification(896, (0.5, 2.0), 896, shortest_edge=896),
+            (256, 256),
+            1.25 * 3.5,
+            3.5,
+            1 - (0.875 / 3 + 1) / 1.5,
+        ),
+        # and of its stored size: never as large as the crop. The mean of s² is 1.75
+        (Magnification(896, (0.5, 2.0)), (256, 256), 1.25, 1.0, 1 - 1.75 * (256 / 896) ** 2),
+        (Magnification(896, (0.5, 2.0), shortest_edge=512), (2800, 2100), 1.25, 512 / 2100, 0.0),
+    ],
+)
+def test_magnification_is_what_a_hand_finds(
+    rule: Magnification, size: tuple[int, int], training: float, evaluation: float, padding: float | None
+) -> None:
+    measured = rule.measure([size])
+    assert measured["training"] == pytest.approx(training) and measured["evaluation"] == pytest.approx(evaluation)
+    assert measured["training_range"] == pytest.approx([training / 1.25 * 0.5, training / 1.25 * 2])
+    if padding is not None:
+        assert measured["padding"] == pytest.approx(padding, abs=2e-3)
+    assert parted(measured) == (max(training / evaluation, evaluation / training) > 1.25 + 1e-6)
+
+
+def test_training_that_shows_another_size_than_evaluation_is_told(recipe: Any, splits: Any, quarters: Any) -> None:
+    """A mean of 1.25 and 1.2 times are alike; 1.25 and 0.5 times are not, and one base size for both settles it."""
+    rows = splits(quarters())  # 60 × 40
+    size = "data.crop_size=40"
+    for edge, told in ((48, {}), (20, {"magnification-differs": "warning"})):
+        found = examine(rows, recipe().labels, recipe=recipe(size, f"evaluation.shortest_edge={edge}"))
+        assert {f.code: f.level for f in found.findings if "magnif" in f.code} == told
+        assert found.overview["magnification"]["evaluation"] == pytest.approx(edge / 40)
+    report = examine(rows, recipe().labels, recipe=recipe(size, "data.base_size=20"))
+    assert "magnification-differs" not in report.codes
+    assert report.overview["magnification"]["training"] == pytest.approx(1.25 / 2)
+    assert "0.62 times as large in training (mean; 0.25 to 1.00) and 0.50 times in evaluation" in report.text()
 
 
 def test_crops_that_no_memory_holds_are_refused_before_anything_is_read(

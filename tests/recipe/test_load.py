@@ -171,6 +171,19 @@ def test_evaluation_windows_follow_the_crop(minimal: Path) -> None:
     assert load_recipe(minimal, ["evaluation.window=90"]).evaluation.stride == 60
 
 
+def test_evaluation_resizes_to_the_base_size_unless_it_says_otherwise(minimal: Path) -> None:
+    def edge(*overrides: str) -> int | None:
+        recipe = load_recipe(minimal, overrides)
+        again = Recipe.from_dict(recipe.to_dict())
+        assert again == recipe  # whether a size was written or followed
+        return recipe.evaluation.shortest_edge
+
+    assert edge() is None and edge("data.base_size=448") == 448
+    assert edge("data.base_size=448", "evaluation.shortest_edge=512") == 512
+    assert edge("data.base_size=448", "evaluation.shortest_edge=null") is None
+    assert edge("evaluation.shortest_edge=512") == 512  # recipes from before there was a base size
+
+
 def test_overrides_take_yaml_values_nest_and_make_what_is_missing(minimal: Path) -> None:
     recipe = load_recipe(
         minimal,

@@ -16,7 +16,7 @@ from hf_dinoseg.data import load_source
 from hf_dinoseg.images import read_image, read_mask
 from hf_dinoseg.labels import LabelSpace
 from hf_dinoseg.recipe import Recipe
-from hf_dinoseg.testing.dry_run import dry_run, rehearsal, small_backbone
+from hf_dinoseg.testing.dry_run import _magnification, dry_run, rehearsal, small_backbone
 from hf_dinoseg.testing.generated_data import IMAGE_SIZE, draw_mask, mimic_source
 
 SOURCES: dict[str, dict[str, Any]] = {
@@ -116,6 +116,20 @@ def test_the_recipes_choices_are_kept_and_its_sizes_are_not(tmp_path: Path) -> N
     assert small.evaluation.tta == full.evaluation.tta and small.hub.repo_id is None
     assert small.training["output_dir"] == str(tmp_path / "run")
     assert (small.labels, small.data.crop_size) == (full.labels, 64)
+
+
+def test_how_large_the_world_is_shown_is_said() -> None:
+    def told(**sections: Any) -> str:
+        return _magnification(recipe({**SOURCES["folders"], **sections.pop("data", {})}, **sections))
+
+    alike = told(data={"base_size": 512})
+    assert "0.5 to 2 times a shorter side of 512 pixels (mean 1.25), evaluation at a shorter side of 512" in alike
+    assert "of the crops is padding" in alike and "Warning" not in alike
+    # 512 / 4 and 256 / 3 times images of 4:3, so 1.25 × 1.5 apart
+    apart = told(data={"base_size": 512, "base_side": "longer"}, evaluation={"shortest_edge": 256})
+    assert "Warning: the mean in training is 1.88 times what evaluation shows" in apart
+    assert "dinoseg doctor tells" in told(evaluation={"shortest_edge": 512})
+    assert "Warning" in told(data={"scale": [1.0, 2.0]}) and "Warning" not in told()
 
 
 @pytest.mark.parametrize(
