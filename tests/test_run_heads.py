@@ -15,7 +15,7 @@ from PIL import Image
 from hf_dinoseg import Segmenter, load_recipe
 from hf_dinoseg.builders import build_data
 from hf_dinoseg.images import read_image, read_mask
-from hf_dinoseg.models.head_eomt import masking_probabilities
+from hf_dinoseg.models.query_tokens import masking_probabilities
 from hf_dinoseg.run import train
 
 WriteRecipe = Callable[[Path], Path]
@@ -37,7 +37,7 @@ def mean_iou_by_hand(folder: Path) -> float:
     return float(np.mean(inter[union > 0] / union[union > 0]))
 
 
-@pytest.mark.parametrize("head", ["eomt", "linear"])
+@pytest.mark.parametrize("head", ["eomt", "linear", "pmt"])
 def test_a_head_trains_and_its_checkpoint_predicts_what_was_measured(
     head: str, tmp_path: Path, write_tiny_recipe: WriteRecipe
 ) -> None:

@@ -142,6 +142,40 @@ def eomt(
     _report(output, json)
 
 
+@convert.command("pmt")
+def pmt(
+    checkpoint: Annotated[
+        str,
+        typer.Option(
+            "--checkpoint",
+            metavar="ID_OR_FILE",
+            help="The decoder's Hub id or folder, or its pytorch_model.bin.",
+            show_default=False,
+        ),
+    ],
+    backbone: Backbone,
+    output: Output,
+    labels: Labels = None,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Side of the windows, and shorter side of images, in prediction; 512 if not given.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """PMT: a decoder of its authors, and beside it the backbone that it was trained on, which rested."""
+    with only_results_on_stdout():
+        from ..hub import convert as converters
+
+        side = window or converters.LINEAR_WINDOWS.window
+        converters.convert_pmt(checkpoint, backbone, output, _label_space(labels), side)
+    _report(output, json)
+
+
 @convert.command("mask2former")
 def mask2former(
     checkpoint: Peer,

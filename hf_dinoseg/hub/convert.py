@@ -22,7 +22,7 @@ from ..models import DinoSegConfig, DinoSegForSemanticSegmentation, DinoSegImage
 from ..models.backbone import load_backbone_config, load_backbone_weights
 from ..models.head_mask2former import Mask2FormerHead
 from ..recipe import label_preset
-from .convert_eomt import read_eomt
+from .convert_eomt import authors_file, read_eomt
 from .convert_names import (
     ConversionError,
     check_fit,
@@ -30,6 +30,7 @@ from .convert_names import (
     convert_mask2former_state_dict,
     convert_meta_linear_state_dict,
     convert_meta_m2f_state_dict,
+    convert_pmt_state_dict,
 )
 from .weight_files import checked_tensor, count_layers, from_transformers, read_state_dict
 
@@ -188,6 +189,60 @@ def convert_eomt(
         logger.info("%s holds differences; they are added to the weights of %s", checkpoint, backbone)
     model.load_state_dict(converted, strict=False)
     _save(model, folder, space, windows)
+
+
+@model_errors()
+def convert_pmt(
+    checkpoint: str,
+    backbone: str,
+    output: str | Path,
+    label_space: LabelSpace | None = None,
+    window: int = LINEAR_WINDOWS.window,
+) -> None:
+    """A decoder of PMT, as its authors publish them, and the backbone that it was trained on to a checkpoint folder.
+
+    Windows lie as `convert_eomt` lays them. Attention is not masked, as in the authors' inference.
+
+    Args:
+        checkpoint: the `pytorch_model.bin`, or a Hub id or local folder with that. It holds the decoder alone.
+        backbone: Hub id or local folder.
+        label_space: the classes; None names them by number.
+        window: side of the windows.
+
+    Raises:
+        ConversionError, BackboneError: as `convert_meta_m2f`.
+    """
+    folder = _free_folder(output)
+    file = authors_file(checkpoint)
+    if file is None:
+        raise ConversionError(
+            f"{checkpoint} has no decoder of PMT: it is neither a file, nor a Hub id or folder with a "
+            "pytorch_model.bin, or it is a checkpoint of transformers. Pass what PMT's authors publish."
+        )
+    weights = read_state_dict(file)
+    converted = convert_pmt_state_dict(weights)
+    queries = checked_tensor(converted, "head.queries", "network.decoder.q.weight", 2)
+    classify = checked_tensor(converted, "head.classify.weight", "network.decoder.class_head.weight", 2)
+    sub_config: Any = load_backbone_config(backbone)
+    found = getattr(sub_config, "hidden_size", "of several widths")
+    if found != queries.shape[1]:
+        raise ConversionError(
+            f"network.decoder.q.weight is {queries.shape[1]} wide, the backbone {backbone} is {found}; name the "
+            "backbone that the decoder was trained on."
+        )
+    space = _labels(label_space, classify.shape[0] - 1, str(file))
+    blocks = count_layers(converted, "head.blocks.")
+    model = _from_backbone(
+        backbone,
+        space,
+        Windows(window, window),
+        head="pmt",
+        num_queries=queries.shape[0],
+        decoder_blocks=blocks,
+        attn_mask_probs=[0.0] * blocks,
+    )
+    _load_head(model, convert_pmt_state_dict(weights, model.state_dict()))
+    _save(model, folder, space, Windows(window, window))
 
 
 @model_errors()

@@ -83,9 +83,9 @@ def read_eomt(checkpoint: str, backbone: str | None = None) -> EomtCheckpoint:
         ConversionError: on files and names that do not fit, and where a backbone is needed and none is given.
         BackboneError: if the backbone cannot be had.
     """
-    file = _authors_file(checkpoint)
+    file = authors_file(checkpoint)
     if file is not None:
-        return _read_authors_file(file, backbone)
+        return _readauthors_file(file, backbone)
     peer, weights = from_transformers(EomtDinov3ForUniversalSegmentation, checkpoint, "eomt_dinov3", complete=True)
     config = peer.config
     differences = holds_differences(weights)
@@ -120,8 +120,8 @@ def _needs_backbone(checkpoint: str, width: int, gated: bool) -> ConversionError
     )
 
 
-def _authors_file(checkpoint: str) -> Path | None:
-    """The authors' own file, where the checkpoint is one and not of transformers."""
+def authors_file(checkpoint: str) -> Path | None:
+    """The authors' own file, EoMT's or PMT's, where the checkpoint is one and not of transformers."""
     if Path(checkpoint).is_file():
         return Path(checkpoint)
     try:
@@ -135,7 +135,7 @@ def _authors_file(checkpoint: str) -> Path | None:
         return None  # neither; transformers says what is wrong
 
 
-def _read_authors_file(file: Path, backbone: str | None) -> EomtCheckpoint:
+def _readauthors_file(file: Path, backbone: str | None) -> EomtCheckpoint:
     weights: dict[str, Tensor] = {}
     unknown = []
     for key, tensor in read_state_dict(file).items():

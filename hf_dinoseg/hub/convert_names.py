@@ -90,6 +90,31 @@ _EOMT_STARTS: Sequence[tuple[str, str]] = (
 )
 _EOMT_PARTS: Sequence[tuple[str, str]] = (("conv1", "expand"), ("conv2", "depthwise"), ("layernorm2d", "norm"))
 
+#: The authors' PMT, after `network.` → name here
+_PMT_RULES: Sequence[tuple[str, str]] = (
+    (r"bn\.(\d+)\.(.+)", r"levels.\1.norm.\2"),
+    (r"decoder\.lateral_projections\.(\d+)\.0\.(.+)", r"levels.\1.down.\2"),
+    (r"decoder\.lateral_projections\.(\d+)\.2\.(.+)", r"levels.\1.up.\2"),
+    (r"decoder\.scalers\.(\d+)", r"levels.\1.scale"),
+    (r"decoder\.q\.weight", r"queries"),
+    (r"decoder\.blocks\.(\d+\.norm[12]\..+)", r"blocks.\1"),
+    (r"decoder\.blocks\.(\d+)\.attention\.([qkv]_proj\..+)", r"blocks.\1.\2"),
+    (r"decoder\.blocks\.(\d+)\.attention\.o_proj\.(.+)", r"blocks.\1.out_proj.\2"),
+    (r"decoder\.blocks\.(\d+\.layer_scale[12])\.lambda1", r"blocks.\1"),
+    (r"decoder\.blocks\.(\d+)\.mlp\.up_proj\.(.+)", r"blocks.\1.fc1.\2"),
+    (r"decoder\.blocks\.(\d+)\.mlp\.down_proj\.(.+)", r"blocks.\1.fc2.\2"),
+    (r"decoder\.decoder_norm\.(.+)", r"norm.\1"),
+    (r"decoder\.upscale\.(\d)\.conv1\.(.+)", r"upscale.\1.expand.\2"),
+    (r"decoder\.upscale\.(\d)\.conv2\.(.+)", r"upscale.\1.depthwise.\2"),
+    (r"decoder\.upscale\.(\d)\.norm\.(.+)", r"upscale.\1.norm.\2"),
+    (r"decoder\.mask_head\.0\.(.+)", r"mask_mlp.layers.0.\1"),
+    (r"decoder\.mask_head\.2\.(.+)", r"mask_mlp.layers.1.\1"),
+    (r"decoder\.mask_head\.4\.(.+)", r"mask_mlp.layers.2.\1"),
+    (r"decoder\.class_head\.(.+)", r"classify.\1"),
+)  # fmt: skip
+#: in the authors' files and not in the head: the loss, the state of the annealing, a backbone that rested
+_PMT_UNUSED = re.compile(r"criterion\..+|network\.encoder\..+|network\.decoder\.attn_mask_probs")
+
 #: transformers' Mask2Former → name here
 _MASK2FORMER_RULES: Sequence[tuple[str, str]] = (
     (r"model\.pixel_level_module\.decoder\.input_projections\.(.+)", r"pixel_decoder.inputs.\1"),
@@ -196,6 +221,36 @@ def convert_meta_linear_state_dict(
         raise ConversionError(
             f"not a published DINOv3 linear head: unknown tensors {_some(unknown)}. It holds batchnorm_layer.* and "
             "conv.* only."
+        )
+    converted, origin = _rename(state_dict, table)
+    if expected is not None:
+        check_fit(converted, {k: v for k, v in expected.items() if k.startswith("head.")}, origin)
+    return converted
+
+
+def convert_pmt_state_dict(
+    state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """A decoder of PMT as its authors save it (`network.decoder.*`, `network.bn.*`) under this package's names.
+
+    What belongs to the loss, the annealing or the backbone is left out. Arguments, result and errors as
+    `convert_meta_m2f_state_dict`.
+    """
+    table: dict[str, tuple[str, ...]] = {}
+    unknown = []
+    for key in state_dict:
+        if _PMT_UNUSED.fullmatch(key):
+            continue
+        name = key.removeprefix("network.")
+        ours = next((re.sub(p, r, name) for p, r in _PMT_RULES if re.fullmatch(p, name)), None)
+        if ours is None:
+            unknown.append(key)
+        else:
+            table[key] = (f"head.{ours}",)
+    if unknown:
+        raise ConversionError(
+            f"not a decoder of PMT as its authors save it: unknown tensors {_some(unknown)}. Their tensors are called "
+            "network.decoder.q.weight, network.bn.0.weight and so on."
         )
     converted, origin = _rename(state_dict, table)
     if expected is not None:

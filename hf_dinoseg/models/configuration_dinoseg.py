@@ -11,6 +11,7 @@ from transformers.configuration_utils import SubConfigSpec
 from .head_eomt import EomtHead  # noqa: F401
 from .head_linear import LinearHead  # noqa: F401
 from .head_mask2former import Mask2FormerHead  # noqa: F401
+from .head_pmt import PmtHead  # noqa: F401
 from .heads import head_class, head_settings
 
 #: Names of version 0.1 and what they are now.
@@ -23,7 +24,7 @@ class DinoSegConfig(PreTrainedConfig):
     Args:
         backbone_config: a transformers backbone configuration, or its dict with `model_type`. Its output layers are
             set from `out_layers`. None: a DINOv3 ViT of default size.
-        head: `mask2former`, `eomt` or `linear`, or another registered one (`heads.register_head`).
+        head: `mask2former`, `pmt`, `eomt` or `linear`, or another registered one (`heads.register_head`).
         label_space: the plain dict of a label space (`classes`, `original_ids`, `void_id`, `ignore_index` …). When it
             is given, `id2label` follows from it; it restores original ids after prediction.
         ignore_index: the train id of void pixels; taken from `label_space` where that is given.
@@ -34,7 +35,7 @@ class DinoSegConfig(PreTrainedConfig):
         backbone_dtype: `float32`, `bfloat16` or `float16`: the type of the backbone's weights, saved and loaded so,
             while the head's are those of the model. None: the model's.
         out_layers: backbone layers (1-based) whose features are used. None: the published choice for the depth (the
-            last layer alone for the linear head; all four stages of a hierarchical backbone).
+            last layer alone for the linear head and eomt; all four stages of a hierarchical backbone).
         settings: by name, the settings of the heads, such as `num_queries`, `hidden_dim` and `num_attention_heads`:
             see `settings` of each head's class.
 

@@ -65,8 +65,8 @@ NUM_QUERIES = Setting(int, 100, "object queries of the head", {"ge": 1, "le": LA
 NORM = Setting(
     Literal["batch", "group"],
     "batch",
-    "of the ViT adapter and the linear head: batch norm as published, or group norm, for batches of one or two images "
-    "a process",
+    "of the ViT adapter, the pmt head's levels and the linear head: batch norm as published, or group norm, for "
+    "batches of one or two images a process",
 )
 
 

@@ -29,7 +29,7 @@ class Model(Section):
     )
     head: str = Field(
         "mask2former",
-        description="what turns features into masks: mask2former, eomt, linear, or another one",
+        description="what turns features into masks: mask2former, pmt, eomt, linear, or another one",
     )
     tune: Literal["head", "last_k", "llrd", "lora", "full"] = Field(
         "head",

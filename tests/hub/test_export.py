@@ -38,7 +38,7 @@ VIT: dict[str, Any] = {
 CONVNEXT: dict[str, Any] = {"model_type": "dinov3_convnext", "hidden_sizes": [8, 16, 32, 64], "depths": [1, 1, 1, 1]}
 HEAD: dict[str, Any] = {
     "hidden_dim": 32, "num_attention_heads": 2, "adapter_attention_heads": 2, "pixel_decoder_layers": 1,
-    "pixel_decoder_ffn_dim": 32, "decoder_layers": 1, "decoder_ffn_dim": 32, "num_queries": 6,
+    "pixel_decoder_ffn_dim": 32, "decoder_layers": 1, "decoder_ffn_dim": 32, "num_queries": 6, "decoder_blocks": 2,
 }  # fmt: skip
 
 
@@ -69,10 +69,11 @@ def expected_of(segmenter: Segmenter, images: np.ndarray) -> tuple[np.ndarray, n
         ({"head": "mask2former", "adapter": "pyramid"}, "dynamic"),
         ({"head": "mask2former", "backbone": CONVNEXT}, (64, 96)),
         ({"head": "eomt"}, "dynamic"),
+        ({"head": "pmt"}, "dynamic"),
         ({"head": "linear"}, "dynamic"),
         ({"head": "linear", "backbone": CONVNEXT}, "dynamic"),
     ],
-    ids=["mask2former", "pyramid", "convnext", "eomt", "linear", "convnext-linear"],
+    ids=["mask2former", "pyramid", "convnext", "eomt", "pmt", "linear", "convnext-linear"],
 )
 def test_a_program_answers_as_segmenter_does_in_original_ids(fields: dict[str, Any], size: Any) -> None:
     segmenter = make_segmenter(**fields)

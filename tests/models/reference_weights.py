@@ -42,12 +42,15 @@ def head_tensor(key: str, shape: list[int]) -> Tensor:
     return torch.from_numpy(np.asarray(z, dtype=np.float32))
 
 
-def head_checkpoint() -> dict[str, Tensor]:
-    """The head checkpoint, adapter and Mask2Former head, under its published names."""
-    shapes = json.loads((REFERENCE / "dinov3_m2f_state_dict_shapes.json").read_text())
-    return {key: head_tensor(key, shape) for key, shape in shapes.items()}
+def head_checkpoint(which: str = "dinov3_m2f") -> dict[str, Tensor]:
+    """The head checkpoint under its published names: `dinov3_m2f`, adapter and Mask2Former head, or `pmt`."""
+    shapes = json.loads((REFERENCE / f"{which}_state_dict_shapes.json").read_text())
+    weights = {key: head_tensor(key, shape) for key, shape in shapes.items()}
+    if "network.decoder.attn_mask_probs" in weights:  # the state of a schedule
+        weights["network.decoder.attn_mask_probs"] = torch.ones(shapes["network.decoder.attn_mask_probs"])
+    return weights
 
 
-def expected_outputs() -> dict[str, Tensor]:
-    with np.load(REFERENCE / "dinov3_m2f_expected.npz") as archive:
+def expected_outputs(which: str = "dinov3_m2f") -> dict[str, Tensor]:
+    with np.load(REFERENCE / f"{which}_expected.npz") as archive:
         return {name: torch.from_numpy(archive[name]) for name in archive.files}

@@ -194,9 +194,10 @@ BEIT = {**TINY_VIT, "model_type": "beit", "image_size": 64, "use_absolute_positi
 BEIT = {k: v for k, v in BEIT.items() if k not in ("num_register_tokens", "pos_embed_rescale")}
 VITDET = {k: v for k, v in DINOV2.items() if k != "image_size"}
 VITDET |= {"model_type": "vitdet", "image_size": 64, "pretrain_image_size": 64, "patch_size": 16}
-FITTING = [(b, h) for b in (DINOV2, REGISTERS, CONVNEXT) for h in ("mask2former", "linear", "eomt")]
+FITTING = [(b, h) for b in (DINOV2, REGISTERS, CONVNEXT) for h in ("mask2former", "linear", "eomt", "pmt")]
 FITTING += [(b, h) for b in (BEIT, VITDET) for h in ("mask2former", "linear")]
-FITTING.remove((CONVNEXT, "eomt"))  # its queries need a plain ViT; test_head_eomt.py sees the others refused
+FITTING = [(b, h) for b, h in FITTING if (b is not CONVNEXT) or h not in ("eomt", "pmt")]  # these need a plain ViT, and
+# test_head_eomt.py and test_head_pmt.py see the others refused
 
 
 @pytest.mark.parametrize("backbone, head", FITTING)

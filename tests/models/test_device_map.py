@@ -23,8 +23,9 @@ SMALL = {
     "pixel_decoder_ffn_dim": 32,
     "decoder_layers": 2,
     "decoder_ffn_dim": 32,
+    "decoder_blocks": 2,
 }
-HEADS = pytest.mark.parametrize("head", ["linear", "eomt", "mask2former"])
+HEADS = pytest.mark.parametrize("head", ["linear", "eomt", "mask2former", "pmt"])
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_automatic_maps_split_between_blocks_and_never_in_a_head(saved):
     assert not any("layer." in name and not name.split("layer.")[-1].isdigit() for name in placed)
 
 
-@pytest.mark.parametrize("head", ["linear", "mask2former"])
+@pytest.mark.parametrize("head", ["linear", "mask2former", "pmt"])
 def test_a_backbone_in_half_precision_under_a_head_in_full(head):
     """A frozen backbone needs no float32 weights; its features come to the head's type."""
     torch.manual_seed(0)

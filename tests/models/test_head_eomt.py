@@ -96,9 +96,8 @@ def test_masking_matters_and_stops_at_one_half_in_evaluation() -> None:
 
 def test_training_masks_a_share_of_the_queries() -> None:
     model = tiny_model(head="eomt", num_queries=1000)
-    stream = model.backbone.token_stream(torch.randn(1, 3, 64, 64))
     embedding, features = -torch.ones(1, 1000, 32), torch.ones(1, 32, 16, 16)  # no query covers any patch
-    allowed = model.head._allowed(embedding, features, 1000 + 3 + 16, stream, 0.3)
+    allowed = model.head._allowed(embedding, features, 1000 + 3 + 16, (4, 4), 0.3)
     queries_to_patches = allowed[0, 0, :1000, 1003:]
     assert queries_to_patches.all(dim=1).float().mean() == pytest.approx(0.7, abs=0.05)
     assert not queries_to_patches.any(dim=1).all()

@@ -33,7 +33,8 @@ def _runs(recipe):
 
 @pytest.mark.parametrize("kind", ["dinov3_vit", "dinov2"])
 @pytest.mark.parametrize(
-    "head", ["model.head=mask2former", "model.adapter=pyramid", "model.head=linear", "model.head=eomt"]
+    "head",
+    ["model.head=mask2former", "model.adapter=pyramid", "model.head=linear", "model.head=eomt", "model.head=pmt"],
 )
 def test_what_is_said_of_widths_and_heads_is_what_the_model_does(tmp_path, write_tiny_recipe, monkeypatch, kind, head):
     path = write_tiny_recipe(tmp_path)

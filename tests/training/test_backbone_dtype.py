@@ -32,7 +32,13 @@ def answers(model: DinoSegForSemanticSegmentation, pixels: torch.Tensor) -> torc
 
 @pytest.mark.parametrize(
     ("head", "dtype"),
-    [("mask2former", "bfloat16"), ("eomt", "bfloat16"), ("linear", "bfloat16"), ("linear", "float16")],
+    [
+        ("mask2former", "bfloat16"),
+        ("eomt", "bfloat16"),
+        ("pmt", "bfloat16"),
+        ("linear", "bfloat16"),
+        ("linear", "float16"),
+    ],
 )
 def test_a_head_in_full_learns_over_a_backbone_in_half_and_is_loaded_so(
     head: str, dtype: str, tmp_path: Path, write_tiny_recipe: WriteRecipe

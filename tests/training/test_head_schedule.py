@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hf_dinoseg.models import DinoSegConfig, DinoSegForSemanticSegmentation
-from hf_dinoseg.models.head_eomt import masking_probabilities
+from hf_dinoseg.models.query_tokens import masking_probabilities
 from hf_dinoseg.training import HeadSchedule
 
 #: the steps of the published trainings (configs/ of github.com/tue-mps/eomt) and how many they are in all: epochs times

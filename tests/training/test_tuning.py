@@ -38,7 +38,7 @@ def _changed_by_a_step(model):
     return {n for n in changed if n.startswith("backbone")}, any(n.startswith("head") for n in changed)
 
 
-@pytest.mark.parametrize("head", ["mask2former", "eomt", "linear"])
+@pytest.mark.parametrize("head", ["mask2former", "eomt", "linear", "pmt"])
 @pytest.mark.parametrize("tune", ["head", "last_k", "llrd", "lora", "full"])
 def test_what_learns(head, tune):
     model = _model(VIT, head)
