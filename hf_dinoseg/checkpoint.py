@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 RECIPE_FILE = "recipe.yaml"
 METRICS_FILE = "metrics.json"
 CARD_FILE = "README.md"
+
+#: that the Hub gets to say whether it has a repository
+_HUB_SECONDS = 5.0
 
 _WHERE = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
@@ -59,7 +62,7 @@ def load_checkpoint(name: str | os.PathLike[str], **options: Any) -> Checkpoint:
     from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor  # takes seconds
 
     where = {key: options[key] for key in _WHERE if key in options}
-    with _told(str(name)):
+    with _told(str(name), where):
         model = DinoSegForSemanticSegmentation.from_pretrained(name, **options)
         processor = DinoSegImageProcessor.from_pretrained(name, **where)
         if model.config.label_space is None:
@@ -104,9 +107,9 @@ def checkpoint_metrics(name: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
+def _told(name: str, where: Mapping[str, Any] | None = None) -> Iterator[None]:
     """Whatever keeps a checkpoint from being loaded becomes one message."""
-    check_place(name)
+    check_place(name, **(where or {}))
     try:
         yield
     except DinoSegError:
@@ -133,10 +136,13 @@ def model_errors() -> Iterator[None]:
         raise ModelError(str(error)) from error
 
 
-def check_place(name: str) -> None:
-    """Tell at once what a path lacks that is meant as a checkpoint folder; what may be a Hub id passes.
+def check_place(name: str, **where: Any) -> None:
+    """Tell at once that a name leads to no checkpoint, before anything else is loaded.
 
     A name of two parts is a Hub id, unless a folder of the first part's name is here: then it is a misspelt path.
+
+    Args:
+        where: `revision`, `cache_dir` and the like, as for `load_checkpoint`.
 
     Raises:
         NoCheckpointError: naming what is there instead.
@@ -153,3 +159,34 @@ def check_place(name: str) -> None:
         beside = sorted(p.parent.name for p in folder.parent.glob("*/config.json")) if folder.parent.is_dir() else []
         hint = f" {folder.parent} holds the checkpoints {', '.join(beside[:5])}." if beside else ""
         raise NoCheckpointError(f"there is no folder {name}.{hint}")
+    else:
+        _check_repository(name, **where)
+
+
+def _check_repository(name: str, revision: str | None = None, token: Any = None, **where: Any) -> None:
+    """Ask the Hub once whether a repository has a config.json. Its libraries try for a minute before they give up."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, is_offline_mode, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    file = f"{where['subfolder']}/config.json" if where.get("subfolder") else "config.json"
+    try:
+        if isinstance(try_to_load_from_cache(name, file, where.get("cache_dir"), revision), str):
+            return
+        if is_offline_mode() or where.get("local_files_only"):
+            why = "it is not among the checkpoints downloaded before, and the Hub is not asked (offline)"
+        else:
+            get_hf_file_metadata(hf_hub_url(name, file, revision=revision), token=token, timeout=_HUB_SECONDS)
+            return
+    except GatedRepoError:
+        return  # loading says what to do
+    except RepositoryNotFoundError:
+        why = "the Hub shows you no such repository; `hf auth login` if it is private"
+    except EntryNotFoundError:
+        why = f"the Hub's repository of this name holds no {file}, so it is no checkpoint"
+    except HfHubHTTPError:
+        return  # a wrong revision, a busy server: loading tries again and says what the Hub says
+    except ValueError as error:
+        why = f"it is no name of a repository on the Hub ({str(error).splitlines()[0]})"
+    except Exception as error:  # no network: of its HTTP library, which changes
+        why = f"the Hub cannot be reached ({error})"
+    raise NoCheckpointError(f"there is no folder {name} here, and {why}.")

@@ -304,12 +304,6 @@ def test_evaluate_says_what_a_checkpoint_lacks(tmp_path: Path, checkpoint: Path,
     assert run("evaluate", tmp_path / "none").exit_code == 2 and build.calls == []
 
 
-def test_what_the_hub_says_comes_with_the_missing_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelError, match="nobody/nothing: there is no such folder here, and the Hub says: "):
-        load_checkpoint("nobody/nothing")
-
-
 # ---------------------------------------------------------------------- train.py
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -64,13 +65,41 @@ def place_inside(root: Path, name: str) -> str | None:
     return path if inside else None
 
 
+def one_form(name: str) -> str:
+    """A name in one Unicode form. é is one character, or an e and an accent: macOS stores names in the second form,
+    most others in the first. The two look the same and are not equal."""
+    return unicodedata.normalize("NFC", name)
+
+
+def as_on_disk(path: str | os.PathLike[str], listings: dict[str, dict[str, str]] | None = None) -> str:
+    """A path in the Unicode form in which its folders and file are stored; as it is if there is nothing of that name.
+
+    Args:
+        listings: keeps what folders hold, so that each is listed once for many paths.
+    """
+    path = os.fspath(path)
+    if path.isascii() or os.path.lexists(path):
+        return path
+    parent, name = os.path.split(path)
+    if not name:
+        return path
+    parent = as_on_disk(parent, listings)
+    listings = {} if listings is None else listings
+    if parent not in listings:
+        try:
+            listings[parent] = {one_form(entry): entry for entry in os.listdir(parent or ".")}
+        except OSError:  # there is no such folder
+            listings[parent] = {}
+    return os.path.join(parent, listings[parent].get(one_form(name), name))
+
+
 def absolute_root(root: str | os.PathLike[str], field: str = "data.root") -> Path:
     """The folder as an absolute path.
 
     Raises:
         DataError: if it is not there.
     """
-    base = Path(os.path.abspath(Path(root).expanduser()))
+    base = Path(as_on_disk(os.path.abspath(Path(root).expanduser())))
     if not base.is_dir():
         raise DataError(f"{field}: there is no folder {base}. Write the folder that holds the images and masks.")
     return base

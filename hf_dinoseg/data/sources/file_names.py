@@ -1,15 +1,14 @@
-"""Files of a folder by their stems: what is left of a name when all that images and masks differ in is taken away."""
+"""Files of a folder by their stems: the part of a name that an image shares with its mask."""
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from ...errors import DataError
 from ...images import files_below, image_endings, mask_endings
-from .columns import some
+from .columns import as_on_disk, one_form, some
 
 STEM = "{stem}"
 
@@ -36,11 +35,10 @@ def files_by_stem(base: Path, field: str, place: str) -> dict[str, str]:
 def spelt_as(names: Collection[str], stems: Iterable[str]) -> list[str]:
     """Stems, each in the spelling of the one among `names` that is the same text, or as it is if there is none.
 
-    Unicode writes é as one character or as an e and an accent; macOS stores names in the second form, most others in
-    the first. Images and masks that came different ways may differ in it, and look the same.
+    Images and masks that came different ways may differ in their Unicode form, see `columns.one_form`.
     """
-    spellings = {_normal(name): name for name in names}
-    return [stem if stem in names else spellings.get(_normal(stem), stem) for stem in stems]
+    spellings = {one_form(name): name for name in names}
+    return [stem if stem in names else spellings.get(one_form(stem), stem) for stem in stems]
 
 
 def rename_as(names: Collection[str], files: Mapping[str, str], field: str) -> dict[str, str]:
@@ -75,12 +73,12 @@ def _fitting(base: Path, field: str, template: str) -> dict[str, str]:
     parts = template.split("/")
     fixed = next(i for i, part in enumerate(parts) if STEM in part or "*" in part)
     folder = _existing(base, field, "/".join(parts[:fixed]))
-    pattern = _pattern(_normal("/".join(parts[fixed:])))
+    pattern = _pattern(one_form("/".join(parts[fixed:])))
     files: dict[str, str] = {}
     others: list[str] = []
     for path in files_below(folder):
         name = path.relative_to(folder).as_posix()
-        if match := pattern.fullmatch(name) or pattern.fullmatch(_normal(name)):
+        if match := pattern.fullmatch(name) or pattern.fullmatch(one_form(name)):
             _add(files, match["stem"], path, field)
         elif len(others) < 100:
             others.append(name)
@@ -105,7 +103,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 def _existing(base: Path, field: str, name: str) -> Path:
-    folder = base / name
+    folder = Path(as_on_disk(base / name))
     if not folder.is_dir():
         beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
         found = f" {folder.parent} holds the folders {some(beside)}." if beside else ""
@@ -122,7 +120,3 @@ def _add(files: dict[str, str], stem: str, path: Path | str, field: str) -> None
             "them is meant. Remove or rename one."
         )
     files[stem] = str(path)
-
-
-def _normal(name: str) -> str:
-    return unicodedata.normalize("NFC", name)

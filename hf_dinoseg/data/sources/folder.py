@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict
 
 from ...errors import DataError
 from ...images import mask_endings
-from .columns import absolute_root, file_rows, hold_out, some
+from .columns import absolute_root, as_on_disk, file_rows, hold_out, some
 from .file_names import STEM, files_by_stem, rename_as, spelt_as
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def load_folder(
     An image and a mask are a pair when their paths below their folders are the same but for the ending: `a/b.jpg` and
     `a/b.png`. Any type that Pillow reads will do, and `.npy` for masks. Where the names differ in more than the ending,
     templates say how: `{stem}.jpg` and `{stem}_mask.png`, see `file_names.files_by_stem`. Names that begin with a dot
-    are passed over. Names that differ only in how Unicode writes an accent are the same.
+    are passed over. Names that differ only in how Unicode writes an accent are the same, those of folders too.
 
     Args:
         root: the folder that the other four are relative to.
@@ -100,7 +100,7 @@ def _rows(stems: Sequence[str], images: dict[str, str], masks: dict[str, str]) -
 
 def _read_split_file(base: Path, split: str, name: str, images: Collection[str]) -> list[str]:
     """Stems, sorted, spelt as `images` spells them. An ending of an image or a mask may stand after a stem."""
-    path = base / name
+    path = Path(as_on_disk(base / name))
     if not path.is_file():
         raise DataError(
             f"data.{split}: there is no file {path}. data.image and data.mask hold no {_SPLIT}, so data.{split} is a "

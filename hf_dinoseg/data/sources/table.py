@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from datasets import Dataset, DatasetDict
 
 from ...errors import DataError
-from .columns import absolute_root, file_rows, hold_out, place_inside, some
+from .columns import absolute_root, as_on_disk, file_rows, hold_out, place_inside, some
 
 _SPLIT = "{split}"
 _DELIMITERS = {".csv": ",;\t", ".tsv": "\t", ".txt": "\t,;"}
@@ -35,7 +35,7 @@ def load_table(
     """Pairs listed in a file.
 
     A relative path must stay below `root`; an absolute one is taken as it is, since whoever wrote the table named that
-    very file.
+    very file. Names that differ only in how Unicode writes an accent are the same.
 
     Args:
         file: `.csv` (commas, semicolons or tabs, names of the columns in the first line), `.tsv`, or `.jsonl` (an
@@ -55,7 +55,7 @@ def load_table(
     """
 
     def read(split: str, name: str | None) -> Dataset:
-        path = Path(os.path.abspath(Path(file.replace(_SPLIT, str(name))).expanduser()))
+        path = Path(as_on_disk(os.path.abspath(Path(file.replace(_SPLIT, str(name))).expanduser())))
         rows = list(_read(path))
         for column in filter(None, (image_column, mask_column, id_column, split_column)):
             _check_column(rows, column, path)
@@ -66,8 +66,11 @@ def load_table(
                 held = some(f"{value!r} ({n} rows)" for value, n in found.most_common())
                 raise DataError(f"data.{split}: no row of {path} has {split_column} {name!r}; it holds {held}.")
         base = absolute_root(root) if root is not None else path.parent
+        listings: dict[str, dict[str, str]] = {}
         cells = {
-            column: [_place(base, row[column], f"{path}, line {line}, {column}") for line, row in rows]
+            column: [
+                as_on_disk(_place(base, row[column], f"{path}, line {line}, {column}"), listings) for line, row in rows
+            ]
             for column in (image_column, mask_column)
         }
         _check_root(cells[image_column], base, path)

@@ -240,6 +240,21 @@ def test_two_masks_of_one_name_in_two_unicode_forms_are_told(tmp_path: Path) -> 
     assert len(load_folder(tmp_path, **LAYOUT)["train"]) == 5
 
 
+@pytest.mark.parametrize(("stored", "written"), [(NFC, NFD), (NFD, NFC)])
+def test_folders_and_split_files_are_found_in_another_unicode_form(tmp_path: Path, stored: str, written: str) -> None:
+    for split in ("train", "val"):
+        write(tmp_path / f"{stored}/images {stored}/{split}", ["a.jpg", f"{stored}.jpg"])
+        write(tmp_path / f"{stored}/masks/{split}", ["a.png", f"{stored}.png"])
+    layout = {"image": f"images {written}/{{split}}", "mask": "masks/{split}", "train": "train", "validation": "val"}
+    assert load_folder(tmp_path / written, **layout)["train"]["id"][:] == sorted(["a", stored])
+    (tmp_path / stored / f"{stored}.txt").write_text(f"a\n{written}\n", encoding="utf-8")
+    layout = {"image": f"images {written}/train", "mask": "masks/train", "train": f"{written}.txt", "validation": 0.5}
+    rows = load_folder(tmp_path / written, **layout)
+    assert {*rows["train"]["id"], *rows["validation"]["id"]} == {"a", stored}
+    with pytest.raises(DataError, match="there is no folder"):
+        load_folder(tmp_path / f"{written}x", **layout)
+
+
 def test_a_link_back_up_has_an_end(tmp_path: Path) -> None:
     make(tmp_path)
     for folder in ("images", "masks"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,27 @@ def test_a_relative_path_never_leaves_the_root(root: Path, name: str) -> None:
     file = table(root / "data", json.dumps({"image": name, "mask": "m.png"}), "pairs.jsonl")
     with pytest.raises(DataError, match=r"pairs\.jsonl, line 1, image: .* leads out of .*data"):
         load_table(file, None, 0.5)
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_paths_are_found_in_another_unicode_form(root: Path, forms: tuple[str, str]) -> None:
+    """A table written on one system lists files that another has stored: names look the same and are not equal."""
+    stored, written = (unicodedata.normalize(form, "été") for form in forms)
+    (root / stored).mkdir()
+    for name in (f"{stored}.png", "b.png"):
+        Image.new("L", (3, 2)).save(root / stored / name)
+    file = table(
+        root, f"image,mask\n{written}/{written}.png,labels/a.png\n{root}/{written}/b.png,labels/{written}.png\n"
+    )
+    rows = load_table(file, None, 0.5)
+    cells = {
+        Path(row[kind]["path"]).relative_to(root).as_posix()
+        for split in rows.values()
+        for row in split
+        for kind in ("image", "mask")
+    }
+    # what is not there at all stays as it was written, for the doctor to name
+    assert cells == {f"{stored}/{stored}.png", f"{stored}/b.png", "labels/a.png", f"labels/{written}.png"}
 
 
 def test_the_same_image_twice_has_two_ids(root: Path) -> None:
