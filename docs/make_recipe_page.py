@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from hf_dinoseg.labels import LabelSpace
 from hf_dinoseg.recipe import schema, schema_data
-from hf_dinoseg.recipe.schema_training import _DEFAULTS, _ELSEWHERE, _OWNED, OWN, RULES
+from hf_dinoseg.recipe.schema_training import _DEFAULTS, _OWNED, NOT_TAKEN, OWN, RULES
 
 PAGE = Path(__file__).with_name("recipe.md")
 
@@ -100,8 +100,8 @@ def labels() -> list[str]:
 
 
 def data() -> list[str]:
-    shared = set(schema_data._Data.model_fields)
-    lines = [*fields_of(schema_data._Data), ""]
+    shared = set(schema_data.DataFields.model_fields)
+    lines = [*fields_of(schema_data.DataFields), ""]
     for model in typing.get_args(typing.get_args(schema_data.Data)[0]):
         (kind,) = [typing.get_args(model.model_fields["source"].annotation)] if "source" in model.model_fields else [()]
         names = ", ".join(f"`{k}`" for k in kind)
@@ -146,7 +146,7 @@ def training() -> list[str]:
         "",
         "| field | instead |",
         "| --- | --- |",
-        *[f"| `{name}` | {why} |" for name, why in _ELSEWHERE.items()],
+        *[f"| `{name}` | {why} |" for name, why in NOT_TAKEN.items()],
     ]
     return lines
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .labels import LabelSpace
     from .models import DinoSegConfig, DinoSegForSemanticSegmentation, DinoSegImageProcessor
     from .recipe import Recipe, load_recipe
-    from .run import evaluate, train
+    from .run import check, evaluate, train
     from .training import DinoSegTrainer
 
 _LATER = {
@@ -35,6 +35,7 @@ _LATER = {
     "LabelSpace": ".labels",
     "Recipe": ".recipe",
     "Segmenter": ".inference",
+    "check": ".run",
     "evaluate": ".run",
     "load_recipe": ".recipe",
     "train": ".run",
@@ -50,6 +51,7 @@ __all__ = [
     "Recipe",
     "Segmenter",
     "__version__",
+    "check",
     "evaluate",
     "load_recipe",
     "train",

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 from accelerate.utils import parse_flag_from_env
-from datasets import Dataset, DatasetDict, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset, concatenate_datasets
 from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import is_torch_bf16_available_on_device, is_torch_xla_available
@@ -29,7 +30,11 @@ from .data import (
     as_stream,
     class_counts,
     drop_bad,
+    fingerprint,
     first_rows,
+    kind_of,
+    load_memory,
+    load_memory_validation,
     load_source,
     open_stream,
     prepare_targets,
@@ -61,17 +66,56 @@ _LEARNING = (
 )
 
 
-def build_source(recipe: Recipe, head: int = 64) -> DatasetDict:
+def build_source(recipe: Recipe, head: int = 64, dataset: Any = None) -> DatasetDict:
     """`train` and `validation` as files: columns `id`, `image`, `mask`; nothing is read yet.
 
     Args:
         head: of a stored dataset that is streamed, `train` is so many of its first rows: enough to be looked at.
+        dataset: of the source `memory`, the object; see `data.load_memory`.
     """
+    if dataset is not None:
+        return load_memory(dataset, **_memory_fields(recipe))
     if is_stored_stream(recipe):
         train, validation = _open_stream(recipe)
         logger.info("data.streaming: of the training data, the first %d samples are looked at beforehand", head)
         return DatasetDict(train=first_rows(train, head), validation=validation)
     return load_source(**recipe.data.source_fields())
+
+
+def build_validation(recipe: Recipe, dataset: Any = None, everything: bool = False) -> DatasetDict:
+    """The split that a checkpoint is measured on, alone.
+
+    Args:
+        dataset: as of `build_source`; without splits, all of it.
+        everything: if the recipe holds a share of the images out, take all of them.
+    """
+    if dataset is not None:
+        fields = _memory_fields(recipe)
+        fields.pop("train")
+        if not isinstance(fields["validation"], str):
+            fields["validation"] = None
+        return load_memory_validation(dataset, **fields)
+    source = build_source(recipe)
+    if everything and isinstance(getattr(recipe.data, "validation", None), float):
+        return DatasetDict(validation=concatenate_datasets([source["train"], source["validation"]]))
+    return DatasetDict(validation=source["validation"])
+
+
+def _memory_fields(recipe: Recipe) -> dict[str, Any]:
+    fields = recipe.data.source_fields()
+    return {name: fields[name] for name in fields if name not in ("source", "kind", "fingerprint")}
+
+
+def remember_source(recipe: Recipe, dataset: Any, source: DatasetDict) -> Recipe:
+    """The recipe of a run on a dataset that is an object: it says what that was, as no file does.
+
+    Args:
+        dataset: the object.
+        source: what `build_source` made of it.
+    """
+    marks = [fingerprint(source[split], missing_may_be=True) for split in sorted(source)]
+    told = {"kind": kind_of(dataset), "fingerprint": "-".join(marks)}
+    return replace(recipe, data=recipe.data.model_copy(update=told))
 
 
 def input_places(recipe: Recipe) -> dict[str, Path]:

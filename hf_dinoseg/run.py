@@ -1,15 +1,17 @@
-"""Through a run: training by a recipe, and measuring a checkpoint."""
+"""Through a run: looking at the data, training by a recipe, and measuring a checkpoint."""
 
 from __future__ import annotations
 
 import logging
+import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from transformers import set_seed
 
 from . import models
@@ -27,6 +29,7 @@ from .builders import (
     build_train_dataset,
     build_trainer,
     build_training_arguments,
+    build_validation,
     check_memory,
     check_sizes,
     evenly,
@@ -34,24 +37,36 @@ from .builders import (
     input_places,
     is_stored_stream,
     prepare_splits,
+    remember_source,
 )
-from .checkpoint import CARD_FILE, METRICS_FILE, RECIPE_FILE, checkpoint_recipe, load_checkpoint
+from .checkpoint import (
+    CARD_FILE,
+    METRICS_FILE,
+    RECIPE_FILE,
+    checkpoint_metrics,
+    checkpoint_recipe,
+    load_checkpoint,
+)
 from .data import EvalDataset
 from .doctor import (
     BAD_SAMPLE_CODES,
+    DEFAULT_SAMPLES,
     Report,
     check_backbone_processor,
     check_label_spaces,
     check_prepared,
+    examine,
+    examine_checkpoint,
     quick_checks,
 )
-from .errors import RunError
+from .errors import RecipeError, RunError
 from .evaluation.results import RESULT_FILES, versions, write_results
 from .figures import write_json
 from .hub.checkpoint_folder import describe, hardware
+from .inference import Segmenter
 from .labels import LabelSpace
 from .models import head_class
-from .recipe import Recipe, load_recipe
+from .recipe import Recipe, load_recipe, recipe_of
 from .training import DinoSegTrainer
 from .training.distributed import built_whole, check_can_measure, check_processes, whole_on_each_process
 from .training.log_images import check_loggers
@@ -61,6 +76,7 @@ from .visualize import CONFUSION_FILE, CURVES_FILE
 logger = logging.getLogger(__name__)
 
 SKIPPED_FILE = "skipped.json"
+_PROBED = 8  # images that a checkpoint predicts for the doctor
 # What a run writes into its folder beside checkpoints and panels: at any time (logs, what waits for a push), and in the
 # end.
 _DURING = (RECIPE_FILE, CONFUSION_FILE, CURVES_FILE, "runs", "emissions.csv", ".push-*")
@@ -73,21 +89,47 @@ _FINAL = (
 _MAY_CHANGE = {("data", key) for key in ("root", "file", "num_proc", "max_pixels", "on_bad_sample")}
 
 
-def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, force: bool = False) -> dict[str, Any]:
+RecipeLike = Recipe | str | os.PathLike[str] | Mapping[str, Any]
+
+
+def train(
+    recipe: RecipeLike | None = None,
+    *,
+    dataset: Any = None,
+    images: Any = None,
+    masks: Any = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    force: bool = False,
+    **fields: Any,
+) -> dict[str, Any]:
     """Train, evaluate, and leave a checkpoint folder in `training.output_dir`.
 
     Args:
+        recipe: a `Recipe`, the path of one, or a dict; without, the keywords are all of it.
+        dataset: the data as an object: a `datasets.Dataset` or `DatasetDict`, a torch `Dataset` of (image, mask), a
+            list of such pairs, a frame with columns of paths; see `data.load_memory`. It takes the place of what the
+            recipe says of where the data is.
+        images, masks: or two folders, with subfolders `train` and `val`, or else a fifth of the images is held out;
+            or two lists.
         resume: go on from the newest whole checkpoint in the output folder.
         overwrite: replace the run in the output folder. It is deleted only once data and model have been loaded.
         force: train although `doctor.quick_checks` finds an error in the data; what cannot be read still stops it.
+        fields: of the recipe, by their bare names (`max_steps=2000`, `backbone=…`, `classes=[…]`), or whole sections;
+            see `recipe.keywords`. Without `output_dir`, transformers' `trainer_output`.
 
     Returns:
         What `metrics.json` holds.
 
     Raises:
+        RecipeError: on keywords or a recipe that cannot be used, with every fault.
         RunError, DoctorError, LabelError, DataError, BackboneError: with what to do about it; nothing is deleted in
             these cases.
+
+    Example:
+        >>> train(images="photos", masks="masks", classes=["background", "vessel"], max_steps=2000)  # doctest: +SKIP
     """
+    recipe, dataset = _meant(recipe, dataset, images, masks, fields, "train")
     started = time.time()
     folder = Path(recipe.training["output_dir"])
     check_recipe(recipe)
@@ -95,6 +137,10 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
     check_processes(args)
     check_loggers(args.report_to or ())
     inspect(folder, resume=resume, overwrite=overwrite)
+    if dataset is not None:
+        with args.main_process_first(desc="reading the dataset"):
+            given = build_source(recipe, dataset=dataset)
+            recipe = remember_source(recipe, dataset, given)
     if resume:
         _check_same_run(recipe, folder)
     if recipe.model.tune == "head" and not head_class(recipe.model.head).fits_frozen_backbone:
@@ -105,7 +151,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, forc
         )
     set_seed(args.seed)
     with args.main_process_first(desc="reading masks"):
-        source = build_source(recipe)
+        source = build_source(recipe) if dataset is None else given
         check_apart(folder, input_folders(source))
         if args.process_index == 0:
             told = _check_data(source, recipe, force)
@@ -191,19 +237,34 @@ def check_recipe(recipe: Recipe) -> None:
     check_sizes(recipe)
 
 
-def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None = None) -> dict[str, Any]:
+def evaluate(
+    checkpoint: str | os.PathLike[str],
+    recipe: RecipeLike | None = None,
+    output: str | None = None,
+    *,
+    dataset: Any = None,
+    images: Any = None,
+    masks: Any = None,
+    **fields: Any,
+) -> dict[str, Any]:
     """Measure a checkpoint on the validation split of a recipe, as training did.
 
     Args:
         checkpoint: folder or Hub id.
         recipe: where the data is, and how images are predicted; None takes the checkpoint's own `recipe.yaml`.
         output: folder for `metrics.json`, `panels/` and what `write_results` writes; None writes nothing.
+        dataset, images, masks: other data, as of `train`. Of data without splits, all of it is measured on.
+        fields: changes to the recipe, as of `train`.
 
     Raises:
+        RecipeError: on keywords or a recipe that cannot be used, with every fault.
         RunError: if recipe and checkpoint disagree on what the labels mean.
     """
+    checkpoint = os.fspath(checkpoint)
     if recipe is None:
-        recipe = load_recipe(checkpoint_recipe(checkpoint))
+        recipe = checkpoint_recipe(checkpoint)
+    other_folders = dataset is None and images is not None
+    recipe, dataset = _meant(recipe, dataset, images, masks, fields, "evaluate")
     model, processor, stored = load_checkpoint(checkpoint)
     if stored.original_ids != recipe.labels.original_ids:
         raise RunError(
@@ -218,7 +279,7 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
         check_can_measure(args)
         _compare_labels(checkpoint, recipe, stored, tell=args.process_index == 0)
         with args.main_process_first(desc="reading masks"):
-            data, skipped = prepare_splits(recipe, DatasetDict(validation=build_source(recipe)["validation"]))
+            data, skipped = prepare_splits(recipe, build_validation(recipe, dataset, everything=other_folders))
         dataset = build_eval_dataset(recipe, data["validation"], processor, len(skipped["validation"]))
         trainer = build_trainer(recipe, model, processor, args, dataset)
         trainer.panels = trainer.panels if output else 0
@@ -230,7 +291,71 @@ def evaluate(checkpoint: str, recipe: Recipe | None = None, output: str | None =
     return metrics
 
 
+def check(
+    recipe: RecipeLike | None = None,
+    *,
+    dataset: Any = None,
+    images: Any = None,
+    masks: Any = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    samples: int = DEFAULT_SAMPLES,
+    **fields: Any,
+) -> Report:
+    """Read the data of a recipe and say what is wrong with it, and what to write instead: `dinoseg doctor`.
+
+    Args:
+        recipe, dataset, images, masks, fields: as of `train`.
+        checkpoint: folder or Hub id of a model that is to predict a few images, which are judged.
+        samples: pairs of each split that are read, spread evenly.
+
+    Returns:
+        Findings, errors first; `print(report.text())` shows them.
+
+    Raises:
+        RecipeError: on keywords or a recipe that cannot be used, with every fault.
+        DataError: if the data cannot be found at all.
+    """
+    recipe, dataset = _meant(recipe, dataset, images, masks, fields, "check")
+    return examine_run(recipe, checkpoint, samples, dataset)[0]
+
+
+def examine_run(
+    recipe: Recipe, checkpoint: str | os.PathLike[str] | None, samples: int, dataset: Any = None
+) -> tuple[Report, Dataset]:
+    """The doctor's report on a recipe, and the training rows that it looked at."""
+    source = build_source(recipe, samples, dataset)
+    processor = build_processor(recipe).to_dict()
+    report = examine(source, recipe.labels, samples, max_pixels=recipe.data.max_pixels, recipe=recipe)
+    if isinstance(recipe.model.backbone, str):
+        report = report.with_findings(check_backbone_processor(processor, recipe.model.backbone))
+    if checkpoint is not None:
+        metrics = checkpoint_metrics(checkpoint)
+        segmenter, rows = Segmenter.from_pretrained(checkpoint), source["validation"]
+        seen = examine_checkpoint(segmenter, recipe.labels, processor, rows, min(samples, _PROBED), metrics)
+        report = report.joined(seen)
+    return report, source["train"]
+
+
 # ---------------------------------------------------------------------- parts of a run
+
+
+def _meant(
+    recipe: RecipeLike | None, dataset: Any, images: Any, masks: Any, fields: dict[str, Any], where: str
+) -> tuple[Recipe, Any]:
+    """The recipe and the dataset that the arguments of a call mean."""
+    listed = [name for name, given in (("images", images), ("masks", masks)) if isinstance(given, (list, tuple))]
+    if dataset is not None and (images is not None or masks is not None):
+        raise RecipeError(["dataset, images: the data is given twice; give one of them."], f"{where}(…)")
+    if len(listed) == 1:
+        raise RecipeError([f"{listed[0]}: a list; images and masks are two lists, or two folders."], f"{where}(…)")
+    if listed:
+        dataset, images, masks = {"image": list(images), "mask": list(masks)}, None, None
+    for name, given in (("images", images), ("masks", masks)):
+        if given is not None and not isinstance(given, (str, os.PathLike)):
+            told = f"{name}: a {type(given).__name__}; give a folder or a list, or an object by dataset=…."
+            raise RecipeError([told], f"{where}(…)")
+    in_memory = dataset is not None
+    return recipe_of(recipe, fields, images=images, masks=masks, in_memory=in_memory, where=f"{where}(…)"), dataset
 
 
 def _check_data(source: DatasetDict, recipe: Recipe, force: bool) -> Report:
@@ -250,7 +375,9 @@ def _tell(report: Report, force: bool) -> None:
         if finding.level == "warning" or force and finding.level == "error":
             logger.warning("%s: %s %s", finding.code, finding.seen, finding.cure)
     if not force:
-        report.raise_on_error("`dinoseg doctor` tells more; `dinoseg train --force` goes on regardless.")
+        report.raise_on_error(
+            "`dinoseg doctor` (in Python: check) tells more; `dinoseg train --force` (force=True) goes on regardless."
+        )
 
 
 def _compare_labels(checkpoint: str, recipe: Recipe, stored: LabelSpace, tell: bool) -> None:

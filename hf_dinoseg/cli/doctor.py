@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ..checkpoint import check_place, checkpoint_metrics
+from ..checkpoint import check_place
 from ._errors import FAILED, Debug
 from ._options import a_folder
 from ._output import only_results_on_stdout, print_json
 from .train import Overrides
 
-if TYPE_CHECKING:
-    from ..doctor import Report
-    from ..recipe import Recipe
-
 SHEET_FILE, REPORT_FILE = "contact_sheet.png", "doctor.json"
-_PROBED, _DRAWN = 8, 12  # images that a checkpoint predicts, and that the contact sheet shows
+_DRAWN = 12  # images that the contact sheet shows
 
 
 def doctor(
@@ -60,7 +56,9 @@ def doctor(
 
     checked = load_recipe(recipe, overrides or ())
     with only_results_on_stdout():
-        report, drawn = _examine(checked, checkpoint, samples)
+        from ..run import examine_run
+
+        report, drawn = examine_run(checked, checkpoint, samples)
     if output is not None:
         from ..doctor import contact_sheet
 
@@ -72,24 +70,3 @@ def doctor(
         typer.echo(f"To see the masks over their images, give --output DIR: it writes {SHEET_FILE}.", err=True)
     if report.errors:
         raise typer.Exit(FAILED)
-
-
-def _examine(recipe: Recipe, checkpoint: str | None, samples: int) -> tuple[Report, Any]:
-    """The report, and the rows that the contact sheet shows."""
-    from .. import builders
-    from ..doctor import check_backbone_processor, examine, examine_checkpoint
-
-    source = builders.build_source(recipe, samples)
-    processor = builders.build_processor(recipe).to_dict()
-    report = examine(source, recipe.labels, samples, max_pixels=recipe.data.max_pixels, recipe=recipe)
-    if isinstance(recipe.model.backbone, str):
-        report = report.with_findings(check_backbone_processor(processor, recipe.model.backbone))
-    if checkpoint is not None:
-        from ..inference import Segmenter
-
-        segmenter = Segmenter.from_pretrained(checkpoint)
-        rows = source["validation"]
-        metrics = checkpoint_metrics(checkpoint)
-        seen = examine_checkpoint(segmenter, recipe.labels, processor, rows, min(samples, _PROBED), metrics)
-        report = report.joined(seen)
-    return report, source["train"]

@@ -5,10 +5,19 @@ from .dataset import EvalDataset, SegmentationDataset
 from .label_maps import read_label_map
 from .label_zero import with_zero, zero_is_void, zero_mask
 from .sampling import RareClassCrops
-from .sources import load_folder, load_source, load_stored, load_synthetic_retina, load_table
+from .sources import (
+    kind_of,
+    load_folder,
+    load_memory,
+    load_memory_validation,
+    load_source,
+    load_stored,
+    load_synthetic_retina,
+    load_table,
+)
 from .streaming import StreamingSegmentationDataset, StreamLoader, as_stream, first_rows, open_stream
 from .synthetic import draw_fundus
-from .targets import Skipped, class_counts, class_masks, drop_bad, prepare_targets
+from .targets import Skipped, class_counts, class_masks, drop_bad, fingerprint, prepare_targets
 from .transforms import TrainTransform
 
 __all__ = [
@@ -27,8 +36,12 @@ __all__ = [
     "draw_fundus",
     "drop_bad",
     "expand_batch",
+    "fingerprint",
     "first_rows",
+    "kind_of",
     "load_folder",
+    "load_memory",
+    "load_memory_validation",
     "load_source",
     "load_stored",
     "load_synthetic_retina",

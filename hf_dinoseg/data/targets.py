@@ -79,12 +79,12 @@ def prepare_targets(
     """
     text = json.dumps(label_space.to_dict(), sort_keys=True)
     skip = on_bad_sample == "skip"
-    fingerprint = _fingerprint(dataset, f"{text} {max_pixels} {on_bad_sample}", skip)
+    key = fingerprint(dataset, f"{text} {max_pixels} {on_bad_sample}", skip)
     cache_file = None
     if datasets.is_caching_enabled():
         folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_dinoseg"
         folder.mkdir(parents=True, exist_ok=True)
-        cache_file = str(folder / f"targets-{fingerprint}.arrow")
+        cache_file = str(folder / f"targets-{key}.arrow")
     targets = dataset.map(
         _row_targets,
         input_columns=["image", "mask"],
@@ -93,7 +93,7 @@ def prepare_targets(
         features=Features({**TARGET_FEATURES, _FAULT: Value("string")}) if skip else TARGET_FEATURES,
         num_proc=num_proc,
         cache_file_name=cache_file,
-        new_fingerprint=fingerprint,
+        new_fingerprint=key,
         desc="Reading masks",
     )
     return concatenate_datasets([dataset, targets], axis=1)
@@ -126,8 +126,8 @@ def drop_bad(prepared: Dataset, split: str) -> tuple[Dataset, list[Skipped]]:
     return prepared.remove_columns(_FAULT), skipped
 
 
-def _fingerprint(dataset: Dataset, settings: str, missing_may_be: bool = False) -> str:
-    """Equal in every process for the same files and settings, and for no others."""
+def fingerprint(dataset: Dataset, settings: str = "", missing_may_be: bool = False) -> str:
+    """Of the images and masks of rows: equal in every process for the same files and settings, and for no others."""
     digest = hashlib.blake2b(f"{_VERSION} {settings}".encode(), digest_size=8)
     for row in dataset.select_columns(["image", "mask"]):
         for cell in (row["image"], row["mask"]):

@@ -4,10 +4,11 @@ from .checks_settings import check_backbone_processor, check_label_spaces, check
 from .checks_training import check_prepared
 from .contact_sheet import contact_sheet
 from .report import DoctorError, Finding, Report
-from .run_checks import BAD_SAMPLE_CODES, examine, examine_checkpoint, quick_checks
+from .run_checks import BAD_SAMPLE_CODES, DEFAULT_SAMPLES, examine, examine_checkpoint, quick_checks
 
 __all__ = [
     "BAD_SAMPLE_CODES",
+    "DEFAULT_SAMPLES",
     "DoctorError",
     "Finding",
     "Report",

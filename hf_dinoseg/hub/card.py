@@ -139,6 +139,8 @@ def _dataset_name(data: Mapping[str, Any]) -> str:
         return " + ".join(dict.fromkeys(_dataset_name(entry) for entry in data["sources"]))
     if data["source"] == "hub" and not Path(data["repo_id"]).exists():
         return str(data["repo_id"])
+    if data["source"] == "memory":
+        return "a dataset given in Python"
     place = data.get("root") or data.get("repo_id") or (Path(data["file"]).parent if "file" in data else None)
     return Path(place).resolve().name if place is not None else str(data["source"])
 

@@ -18,7 +18,8 @@ from torch import nn
 
 from ..checkpoint import load_checkpoint
 from ..errors import ImageError, InputError
-from ..images import LARGEST, Cell, dropped_parts, read_image, upright_rgb
+from ..images import LARGEST, Cell, dropped_parts, read_image
+from ..images.in_memory import image_of
 from ..labels import LabelSpace
 from .background import Background
 from .download import download, is_url
@@ -318,17 +319,8 @@ class Segmenter:
 
 def load_image(image: ImageLike) -> Image.Image:
     """An upright RGB image from anything that `Segmenter` takes; errors as there."""
-    if isinstance(image, torch.Tensor):
-        image = _pixels(image)
-    if isinstance(image, np.ndarray):
-        if 0 in image.shape or image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
-            raise InputError(
-                f"an array of shape {image.shape} and type {image.dtype} is no image; give (H, W, 3) or (H, W) "
-                "of uint8, values 0 to 255."
-            )
-        return Image.fromarray(image).convert("RGB")
-    if isinstance(image, Image.Image):
-        return upright_rgb(image.copy(), "the image")
+    if isinstance(image, (Image.Image, np.ndarray, torch.Tensor)):
+        return image_of(image)
     if isinstance(image, bytes):
         return read_image(_cell(image), max_pixels=LARGEST)
     if not isinstance(image, (str, os.PathLike)):
@@ -350,27 +342,3 @@ def load_image(image: ImageLike) -> Image.Image:
 
 def _cell(image: str | os.PathLike[str] | bytes) -> Cell:
     return {"path": None, "bytes": image} if isinstance(image, bytes) else image
-
-
-def _pixels(image: torch.Tensor) -> np.ndarray:
-    """(H, W, 3) or (H, W) uint8 of a tensor.
-
-    Raises:
-        InputError: if it is no image.
-    """
-    channels_first = image.ndim == 3 and image.shape[0] == 3
-    pixels = image.detach().cpu()
-    if image.is_floating_point() and channels_first and image.numel():
-        low, high = pixels.aminmax()
-        if not (low >= 0 and high <= 1):  # NaN is neither
-            raise InputError(
-                f"a tensor of {image.dtype} with values from {low:g} to {high:g} is no image; floats run from 0 to 1. "
-                "Undo the normalisation, or give uint8."
-            )
-        pixels = pixels.float().mul(255).round().to(torch.uint8)
-    if pixels.dtype != torch.uint8 or not (channels_first or pixels.ndim == 2 or pixels.shape[2:] == (3,)):
-        raise InputError(
-            f"a tensor of shape {tuple(image.shape)} and type {image.dtype} is no image; give (3, H, W), (H, W, 3) or "
-            "(H, W) of uint8, or (3, H, W) of floats from 0 to 1. A batch is given as list(batch)."
-        )
-    return (pixels.permute(1, 2, 0) if channels_first else pixels).contiguous().numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..errors import RecipeError
+from .keywords import recipe_of
 from .load import Recipe, load_recipe
 from .presets import label_preset, presets
 from .schema import Evaluation, Hub, Model
@@ -25,6 +26,7 @@ __all__ = [
     "label_preset",
     "load_recipe",
     "presets",
+    "recipe_of",
     "training_arguments",
     "write_yaml",
 ]

@@ -33,7 +33,7 @@ class Layers:
         """One recipe of them all, a copy."""
         data: Any = {}
         for _, layer in reversed(self.files):
-            data = _merge(data, layer)
+            data = merge(data, layer)
         return dict(deepcopy(data))
 
     def with_file(self, fault: str, overrides: Sequence[str] = ()) -> str:
@@ -88,10 +88,11 @@ def _read(path: Path, named_by: Path | None) -> dict[str, Any]:
         raise RecipeError([f"{KEY}: {path}: {fault}" for fault in error.faults], str(named_by)) from error
 
 
-def _merge(under: Any, over: Any, at: tuple[str, ...] = ()) -> Any:
+def merge(under: Any, over: Any, at: tuple[str, ...] = ()) -> Any:
+    """Two layers of a recipe as one: `over` wins, field by field, but whole where half would be nonsense."""
     if not isinstance(under, Mapping) or not isinstance(over, Mapping) or at in _WHOLE:
         return over
-    same = {key: _merge(under[key], value, (*at, str(key))) for key, value in over.items() if key in under}
+    same = {key: merge(under[key], value, (*at, str(key))) for key, value in over.items() if key in under}
     return {**under, **over, **same}
 
 

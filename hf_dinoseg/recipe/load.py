@@ -106,7 +106,7 @@ def _check(data: dict[str, Any], where: str, faults: list[str]) -> Recipe:
     names = [f.name for f in dataclasses.fields(Recipe)]
     faults = list(faults)
     for key in (k for k in data if k not in names):
-        found = _elsewhere(str(key))
+        found = other_sections(str(key))
         exact = [name for name in found if name.rsplit(".", 1)[1] == key]
         if key == BASE:
             hint = "A base is named in a recipe file; neither an override nor a resolved recipe has one."
@@ -125,7 +125,7 @@ def _check(data: dict[str, Any], where: str, faults: list[str]) -> Recipe:
             continue
         try:
             done[name] = (
-                check_training(given, _elsewhere)
+                check_training(given, other_sections)
                 if name == "training"
                 else _section(name, with_preset(given) if name == "labels" else {} if given is None else given)
             )
@@ -154,7 +154,7 @@ def _section(name: str, given: Any) -> Any:
     try:
         return _adapter(schema).validate_json(json.dumps(given, default=repr), strict=True)
     except ValidationError as error:
-        raise SectionError(list_faults(error, schema, given, name, _elsewhere)) from error
+        raise SectionError(list_faults(error, schema, given, name, other_sections)) from error
 
 
 @cache
@@ -162,7 +162,7 @@ def _adapter(schema: Any) -> TypeAdapter[Any]:
     return TypeAdapter(schema)
 
 
-def _elsewhere(key: str) -> list[str]:
+def other_sections(key: str) -> list[str]:
     """Fields of any section that are spelt like `key`: equal ones first."""
     fields: dict[str, list[str]] = {"labels": [f.name for f in dataclasses.fields(LabelSpace)]}
     fields["data"] = list(dict.fromkeys(name for section in SECTIONS for name in section.model_fields))

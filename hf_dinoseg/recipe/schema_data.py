@@ -15,7 +15,9 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 _SPLIT = "{split}"
 
 
-class _Data(Section):
+class DataFields(Section):
+    """What every source of data has beside where it is."""
+
     crop_size: int = Field(512, ge=32, description="side of the square training crops, in pixels")
     scale: tuple[float, float] = Field(
         (0.5, 2.0), description="smallest and largest resize before the crop, counted from base_size"
@@ -57,14 +59,14 @@ class _Data(Section):
         return value
 
     @model_validator(mode="after")
-    def _streamable(self) -> _Data:
+    def _streamable(self) -> DataFields:
         if self.streaming and getattr(self, "source", "") == "mixture":
             raise ValueError("streaming: a mixture draws its rows by weight and cannot be streamed; write false.")
         return self
 
     def source_fields(self) -> dict[str, Any]:
         """The fields that say where the data is, as `data.sources.load_source` takes them."""
-        return self.model_dump(exclude=set(_Data.model_fields))
+        return self.model_dump(exclude=set(DataFields.model_fields))
 
 
 # ---------------------------------------------------------------------- where data is
@@ -164,27 +166,47 @@ class SyntheticRetinaSource(Section):
     seed: int = Field(0, ge=0, description="the same seed draws the same images")
 
 
+class MemorySource(Section):
+    """A dataset that was given in Python, `hf_dinoseg.train(dataset=…)`. No file says where it is, so whoever repeats
+    the run or measures the checkpoint gives it again."""
+
+    source: Literal["memory"]
+    kind: str | None = Field(None, description="what was given, in words; written by the run")
+    fingerprint: str | None = Field(None, description="of the images and masks that were given; written by the run")
+    image_column: str | None = Field(None, description="column or key of images; null looks for image, img …")
+    mask_column: str | None = Field(None, description="column or key of masks; null looks for mask, label …")
+    id_column: str | None = Field(None, description="column or key of names; null takes the paths, or counts")
+    train: str | None = Field(None, description="split to train on; null is train, or the only one")
+    validation: str | Share | None = Field(
+        None, description="split to measure on, or a share of the training rows; null is validation or val, else 0.2"
+    )
+
+
 # ---------------------------------------------------------------------- the section
 
 
-class FolderData(_Data, FolderSource):
+class FolderData(DataFields, FolderSource):
     __doc__ = FolderSource.__doc__
 
 
-class TableData(_Data, TableSource):
+class TableData(DataFields, TableSource):
     __doc__ = TableSource.__doc__
 
 
-class HubData(_Data, HubSource):
+class HubData(DataFields, HubSource):
     __doc__ = HubSource.__doc__
 
 
-class StoredData(_Data, StoredSource):
+class StoredData(DataFields, StoredSource):
     __doc__ = StoredSource.__doc__
 
 
-class SyntheticRetinaData(_Data, SyntheticRetinaSource):
+class SyntheticRetinaData(DataFields, SyntheticRetinaSource):
     __doc__ = SyntheticRetinaSource.__doc__
+
+
+class MemoryData(DataFields, MemorySource):
+    __doc__ = MemorySource.__doc__
 
 
 class _Weighted(Section):
@@ -216,18 +238,23 @@ Entry = Annotated[
 ]
 
 
-class MixtureData(_Data):
+class MixtureData(DataFields):
     """Several sources with the same labels: trained on together, by weight; measured on together, each row once."""
 
     source: Literal["mixture"]
     sources: list[Entry] = Field(min_length=1, description="the sources, each with its own fields and a weight")
 
 
-DataSection = FolderData | TableData | HubData | StoredData | SyntheticRetinaData | MixtureData
+DataSection = FolderData | TableData | HubData | StoredData | SyntheticRetinaData | MixtureData | MemoryData
 
 Data = Annotated[DataSection, Field(discriminator="source")]
 
-SECTIONS: tuple[type[_Data], ...] = typing.get_args(DataSection)
+SECTIONS: tuple[type[DataFields], ...] = typing.get_args(DataSection)
+
+
+def sources_of(section: type[DataFields]) -> tuple[str, ...]:
+    """The values of `source` that one of `SECTIONS` describes."""
+    return typing.get_args(section.model_fields["source"].annotation)
 
 
 def _check_splits(source: Any, divided: bool, names: str = "") -> None:

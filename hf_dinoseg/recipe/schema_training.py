@@ -62,12 +62,13 @@ _OWNED: dict[str, tuple[Any, str]] = {
     "label_smoothing_factor": (0.0, "the mask-classification loss has no label smoothing, so it would do nothing"),
 }
 
-_ELSEWHERE = {
+#: Fields of TrainingArguments, or names that are taken for them, and what is done instead.
+NOT_TAKEN = {
     "hub_token": "the recipe travels with the checkpoint, a token must not; run `hf auth login`, or set HF_TOKEN",
-    "resume_from_checkpoint": "pass `--resume` on the command line",
+    "resume_from_checkpoint": "pass `--resume` on the command line, resume=True in Python",
     "local_rank": "`accelerate launch` sets it",
     "parallelism_config": "it is no plain value; choose it with `accelerate config`",
-    "overwrite_output_dir": "pass `--overwrite` on the command line",
+    "overwrite_output_dir": "pass `--overwrite` on the command line, overwrite=True in Python",
     "bf16_full_eval": "write evaluation.autocast: bfloat16, which predictions with the checkpoint then follow too",
     "fp16_full_eval": "write evaluation.autocast: float16, which predictions with the checkpoint then follow too",
     "warmup_ratio": "write warmup_steps; below 1 it is a share of all steps",
@@ -123,11 +124,11 @@ def check_training(values: Any, find: Finder = lambda key: ()) -> dict[str, Any]
     if not isinstance(values, Mapping):
         raise SectionError([f"training: {show(values)} is not accepted; write a mapping of fields."])
     given = dict(values)
-    faults = [f"training.{k}: not taken here; {why}." for k, why in _ELSEWHERE.items() if given.get(k) is not None]
+    faults = [f"training.{k}: not taken here; {why}." for k, why in NOT_TAKEN.items() if given.get(k) is not None]
     for key, (value, reason) in _OWNED.items():
         if key in given and given[key] != value:
             faults.append(f"training.{key}: {show(given[key])} is not possible; it is {show(value)}, because {reason}.")
-    settled = {*_ELSEWHERE, *_OWNED}
+    settled = {*NOT_TAKEN, *_OWNED}
     faults += check_values(_training_model(), {k: v for k, v in given.items() if k not in settled}, "training", find)
     if not given.get("output_dir") and not any(f.startswith("training.output_dir:") for f in faults):
         faults.insert(0, "training.output_dir: missing; write the folder that the checkpoint goes to, e.g. out/camvid.")
@@ -154,7 +155,7 @@ def evaluation_arguments(section: Mapping[str, Any]) -> dict[str, Any]:
 
 def training_fields() -> list[str]:
     """The names that the section takes."""
-    return [name for name in _training_model().model_fields if name not in _ELSEWHERE]
+    return [name for name in _training_model().model_fields if name not in NOT_TAKEN]
 
 
 @cache

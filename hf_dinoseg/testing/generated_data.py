@@ -45,6 +45,9 @@ def mimic_source(fields: Mapping[str, Any], labels: LabelSpace, folder: Path) ->
             for number, entry in enumerate(fields["sources"])
         ]
         return {"source": "mixture", "sources": entries}
+    if source == "memory":  # nothing says how it is laid out
+        places = {"image": "images/{split}", "mask": "masks/{split}", "train": "train", "validation": "val"}
+        fields, source = {"source": "folder", **places}, "folder"
     if source == "synthetic-retina":
         return {**fields, "num_train": 2, "num_validation": 1, "size": _BLOCK * 6}
     folder.mkdir(parents=True)

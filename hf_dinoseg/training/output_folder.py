@@ -80,8 +80,8 @@ def inspect(folder: Path, *, resume: bool, overwrite: bool) -> Path | None:
         raise RunError(_unknown(folder, overwrite))
     if manifest.begun and not overwrite:
         raise RunError(
-            f"{folder} already holds a run. Go on with it by --resume, replace it by --overwrite, or choose another "
-            "folder: training.output_dir=…"
+            f"{folder} already holds a run. Go on with it by --resume, replace it by --overwrite (in Python: "
+            "resume=True, overwrite=True), or choose another folder: training.output_dir=…"
         )
     if strangers := manifest.strangers():
         raise RunError(

@@ -10,8 +10,10 @@ from typing import Any
 
 from datasets import DatasetDict
 
+from ...errors import DataError
 from .columns import FEATURES
 from .folder import load_folder
+from .memory import kind_of, load_memory, load_memory_validation
 from .mixture import mix
 from .saved_dataset import StoredSplits, load_stored
 from .synthetic_retina import load_synthetic_retina
@@ -20,7 +22,10 @@ from .table import load_table
 __all__ = [
     "FEATURES",
     "StoredSplits",
+    "kind_of",
     "load_folder",
+    "load_memory",
+    "load_memory_validation",
     "load_source",
     "load_stored",
     "load_synthetic_retina",
@@ -34,7 +39,7 @@ def load_source(source: str, **fields: Any) -> DatasetDict:
 
     Args:
         source: its name in a recipe: `folder`, `table`, `hub`, `parquet`, `arrow`, `imagefolder`, `synthetic-retina`
-            or `mixture`.
+            or `mixture`; one in `memory` is loaded by `load_memory`.
         fields: the other fields that the recipe has for it.
 
     Returns:
@@ -47,6 +52,11 @@ def load_source(source: str, **fields: Any) -> DatasetDict:
         return load_folder(**fields)
     if source == "table":
         return load_table(**fields)
+    if source == "memory":
+        raise DataError(
+            f"data.source: the data of this recipe was given in Python ({fields.get('kind') or 'a dataset'}), in no "
+            "file; give it again, by dataset=… of hf_dinoseg.train, check or evaluate, or name another source."
+        )
     if source == "synthetic-retina":
         return load_synthetic_retina(**fields)
     if source == "mixture":

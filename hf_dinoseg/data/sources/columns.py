@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import datasets
 from datasets import Dataset, DatasetDict, Features, Value
@@ -27,6 +28,18 @@ def file_rows(ids: Sequence[str], images: Sequence[str], masks: Sequence[str]) -
         },
         features=FEATURES,
     )
+
+
+def path_names(base: Path, images: Sequence[str]) -> list[str]:
+    """Ids that are unique: the relative paths without their endings; an image that is listed again gets a number."""
+    seen: Counter[str] = Counter()
+    names = []
+    for path in images:
+        relative = os.path.relpath(path, base) if path.startswith(os.path.join(base, "")) else path
+        name = PurePosixPath(relative.replace(os.sep, "/")).with_suffix("").as_posix()
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return names
 
 
 def hold_out(rows: Dataset, share: float) -> DatasetDict:

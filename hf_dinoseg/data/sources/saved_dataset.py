@@ -56,7 +56,8 @@ class StoredSplits:
 
     Args:
         source: `hub`, or, on disk, `parquet`, `arrow` (`Dataset.save_to_disk`) or `imagefolder` (images beside a
-            `metadata.csv` or `.jsonl` with columns `file_name` and `mask_file_name`).
+            `metadata.csv` or `.jsonl` with columns `file_name` and `mask_file_name`). `memory`: it is loaded already,
+            only `rows` is of use, and its files may lie anywhere.
         place: the repository, `owner/name`, or a folder.
         train: name of the split.
         validation: likewise; or a share of the training rows that is held out.
@@ -139,7 +140,7 @@ class StoredSplits:
         for field in ("image_column", "mask_column", "id_column"):
             column = getattr(self, field)
             if column is not None and column not in features:
-                columns = ", ".join(f"{key} ({_kind(feature)})" for key, feature in features.items())
+                columns = ", ".join(f"{key} ({column_kind(feature)})" for key, feature in features.items())
                 raise DataError(f"data.{field}: {self.place} has no column {column!r}; it has {columns}.")
         wanted = [self.image_column, self.mask_column, *([self.id_column] if self.id_column else [])]
         split = split.select_columns(wanted)
@@ -150,7 +151,8 @@ class StoredSplits:
         roots = self._roots()
         if isinstance(split, IterableDataset):
             return split.map(_checked, fn_kwargs={"roots": roots, "place": self.place}, features=FEATURES)
-        _check_paths(split, roots, self.place)
+        if self.source != "memory":  # whoever gives an object chose its files
+            _check_paths(split, roots, self.place)
         if not len(split):
             raise DataError(f"data.{name}: the split of {self.place} has no rows.")
         return split.select_columns(list(FEATURES))
@@ -158,7 +160,7 @@ class StoredSplits:
     def _as_files(self, split: AnyDataset, field: str) -> AnyDataset:
         column = getattr(self, field)
         feature = (split.features or {})[column]
-        kind = _kind(feature)
+        kind = column_kind(feature)
         if kind == "arrays" and field == "mask_column":
             features = Features({**(split.features or {}), column: FILE})
             keep = {} if isinstance(split, IterableDataset) else {"cache_file_name": _cache_file(split, column)}
@@ -191,6 +193,8 @@ class StoredSplits:
 
     def _roots(self) -> list[str]:
         """Where the files of this dataset may lie."""
+        if self.source == "memory":
+            return []
         if self.source != "hub" or Path(self.place).expanduser().is_dir():
             return [os.path.abspath(Path(self.place).expanduser())]
         config = datasets.config
@@ -229,7 +233,7 @@ class StoredSplits:
         return f"data.repo_id: {self.place} cannot be loaded ({reason}). {cure}"
 
 
-def _kind(feature: Any) -> str:
+def column_kind(feature: Any) -> str:
     """What a column holds, in words."""
     if isinstance(feature, datasets.Image):
         return "images"

@@ -7,12 +7,12 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
 from ...errors import DataError
-from .columns import absolute_root, as_on_disk, file_rows, hold_out, place_inside, some
+from .columns import absolute_root, as_on_disk, file_rows, hold_out, path_names, place_inside, some
 
 _SPLIT = "{split}"
 _DELIMITERS = {".csv": ",;\t", ".tsv": "\t", ".txt": "\t,;"}
@@ -79,7 +79,7 @@ def load_table(
             if twice := [name for name, n in Counter(ids).items() if n > 1]:
                 raise DataError(f"data.id_column: {path} holds in {id_column} more than once: {some(twice)}.")
         else:
-            ids = _names(base, cells[image_column])
+            ids = path_names(base, cells[image_column])
         return file_rows(ids, cells[image_column], cells[mask_column])
 
     training = read("train", train)
@@ -159,15 +159,3 @@ def _check_root(images: list[str], base: Path, path: Path) -> None:
             f"data.root: {path} lists {some(images[:20])}, and none of these is there. Paths start from {base}; set "
             "data.root if they start elsewhere."
         )
-
-
-def _names(base: Path, images: list[str]) -> list[str]:
-    """Ids that are unique: the relative paths without their endings; an image that is listed again gets a number."""
-    seen: Counter[str] = Counter()
-    names = []
-    for path in images:
-        relative = os.path.relpath(path, base) if path.startswith(os.path.join(base, "")) else path
-        name = PurePosixPath(relative.replace(os.sep, "/")).with_suffix("").as_posix()
-        seen[name] += 1
-        names.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
-    return names
