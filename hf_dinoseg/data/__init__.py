@@ -17,7 +17,7 @@ from .sources import (
 )
 from .streaming import StreamingSegmentationDataset, StreamLoader, as_stream, first_rows, open_stream
 from .synthetic import draw_fundus
-from .targets import Skipped, class_counts, class_masks, drop_bad, fingerprint, prepare_targets
+from .targets import Skipped, class_counts, drop_bad, fingerprint, prepare_targets
 from .transforms import TrainTransform
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "TrainTransform",
     "as_stream",
     "class_counts",
-    "class_masks",
     "collate",
     "collate_eval",
     "draw_fundus",

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .targets import class_masks
+from ..models.loss import class_masks
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from typing import Any, Literal, NamedTuple
 
 import datasets
 import numpy as np
-import torch
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from ..errors import DataError, LabelError
@@ -224,22 +223,3 @@ def check_sizes(image: Cell, mask: Cell, size: tuple[int, int], mask_size: tuple
         f"{cell_name(image)} is {size[0]}×{size[1]} (width×height), its mask {cell_name(mask)} is "
         f"{mask_size[0]}×{mask_size[1]}. {hint}"
     )
-
-
-def class_masks(label_map: torch.Tensor, class_labels: torch.Tensor) -> torch.Tensor:
-    """One mask for each class. Masks are made nowhere else.
-
-    Args:
-        label_map: (H, W) train ids of any integer type, on any device.
-        class_labels: (N,) int64 classes that occur, on the same device; void is not among them.
-
-    Returns:
-        `mask_labels` (N, H, W) bool.
-
-    Example:
-        >>> label_map = torch.tensor([[0, 2], [2, 255]])
-        >>> class_masks(label_map, torch.tensor([0, 2])).int()[1]
-        tensor([[0, 1],
-                [1, 0]], dtype=torch.int32)
-    """
-    return label_map[None] == class_labels[:, None, None].to(label_map.dtype)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -109,6 +110,31 @@ class Backbone(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             maps = self.model(pixel_values).feature_maps
         return BackboneFeatures(tuple(maps), (pixel_values.shape[-2], pixel_values.shape[-1]))
+
+    @contextmanager
+    def recording(self) -> Iterator[list[Tensor]]:
+        """Within it, what goes into the first block and what comes out of each is put into the list that it gives.
+
+        Raises:
+            ValueError: if it is not known what the blocks of this backbone are.
+        """
+        kind: Any = (getattr(self.model, "_can_record_outputs", None) or {}).get("hidden_states")
+        blocks: list[Any] = []
+        if isinstance(kind, type):
+            blocks = [module for module in self.model.modules() if isinstance(module, kind)]
+        if not blocks:
+            raise ValueError(
+                f"output_hidden_states: found a {type(self.model).__name__}, which does not say what its blocks are; "
+                "wanted a DINOv3 or DINOv2 backbone."
+            )
+        states: list[Tensor] = []
+        hooks = [blocks[0].register_forward_pre_hook(lambda _, given: states.append(given[0]))]
+        hooks += [block.register_forward_hook(lambda _, given, made: states.append(made)) for block in blocks]
+        try:
+            yield states
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def drop_recorders(self) -> None:
         """Take out the hooks with which transformers records every layer's output. `forward` needs them; a head that

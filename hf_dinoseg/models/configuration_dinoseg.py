@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -14,6 +15,8 @@ from .head_mask2former import Mask2FormerHead  # noqa: F401
 from .head_pmt import PmtHead  # noqa: F401
 from .heads import head_class, head_settings
 
+logger = logging.getLogger(__name__)
+
 #: Names of version 0.1 and what they are now.
 _RENAMED = {"head_attention_heads": "num_attention_heads"}
 
@@ -25,8 +28,8 @@ class DinoSegConfig(PreTrainedConfig):
         backbone_config: a transformers backbone configuration, or its dict with `model_type`. Its output layers are
             set from `out_layers`. None: a DINOv3 ViT of default size.
         head: `mask2former`, `pmt`, `eomt` or `linear`, or another registered one (`heads.register_head`).
-        label_space: the plain dict of a label space (`classes`, `original_ids`, `void_id`, `ignore_index` …). When it
-            is given, `id2label` follows from it; it restores original ids after prediction.
+        label_space: a label space, or its plain dict (`classes`, `original_ids`, `void_id`, `ignore_index` …), which is
+            what is kept. When it is given, `id2label` follows from it; it restores original ids after prediction.
         ignore_index: the train id of void pixels; taken from `label_space` where that is given.
         background_threshold: default threshold of the image processor's post-processing; None for none.
         palette: the colours of images: `dataset` for the label space's, `colorblind` for ones that everybody can
@@ -36,6 +39,9 @@ class DinoSegConfig(PreTrainedConfig):
             while the head's are those of the model. None: the model's.
         out_layers: backbone layers (1-based) whose features are used. None: the published choice for the depth (the
             last layer alone for the linear head and eomt; all four stages of a hierarchical backbone).
+        loss: settings of the head's loss, by the names of its constructor's arguments, such as `no_object_weight` of
+            `MaskClassificationLoss` or `ce_weight` of `PixelLoss`; `class_weights` are a list, one for each train id.
+            What is left out has the loss's default.
         settings: by name, the settings of the heads, such as `num_queries`, `hidden_dim` and `num_attention_heads`:
             see `settings` of each head's class.
 
@@ -48,13 +54,14 @@ class DinoSegConfig(PreTrainedConfig):
 
     backbone_config: dict[str, Any] | PreTrainedConfig | None = None
     head: str = "mask2former"
-    label_space: dict[str, Any] | None = None
+    label_space: Any = None
     ignore_index: int = 255
     background_threshold: float | None = None
     palette: str = "dataset"
     freeze_backbone: bool = True
     backbone_dtype: str | None = None
     out_layers: list[int] | None = None
+    loss: dict[str, Any] | None = None
 
     if TYPE_CHECKING:  # the dataclass that transformers makes of this class takes settings of heads too
 
@@ -62,7 +69,9 @@ class DinoSegConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> DinoSegConfig:
-        """
+        """As `PreTrainedConfig.from_dict`. Who asks for another number of labels, or for other names, or for another
+        label space, gets a configuration for these classes; the label space that was stored is left out then.
+
         Raises:
             ValueError: on the configuration of another model; transformers alone would go on with defaults.
         """
@@ -72,6 +81,20 @@ class DinoSegConfig(PreTrainedConfig):
                 f"{config_dict.get('_name_or_path') or 'this'} is a checkpoint of {kind!r}, not of {cls.model_type!r}. "
                 "Heads of others are read by `dinoseg convert`; a recipe names its backbone in model.backbone."
             )
+        stored = config_dict.get("label_space") or {}
+        names = [stored["classes"][str(original)] for original in stored.get("original_ids", ())]
+        wanted, count = kwargs.get("id2label"), kwargs.get("num_labels")
+        other_names = wanted is not None and [wanted[key] for key in sorted(wanted, key=int)] != names
+        if kwargs.get("label_space") is not None or other_names or count not in (None, len(names)):
+            of_classes = {"label_space", "id2label", "label2id", "num_labels"} | ({"ignore_index"} if stored else set())
+            given = {key: kwargs.pop(key) for key in ("label_space", "id2label", "label2id") if key in kwargs}
+            config_dict = {key: value for key, value in config_dict.items() if key not in of_classes} | given
+            if stored and "label_space" not in given:
+                logger.warning(
+                    "The checkpoint's label space has the classes %s; other classes are asked for, so it is left out. "
+                    "label_space=… gives another.",
+                    ", ".join(names),
+                )
         return super().from_dict(config_dict, **kwargs)
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -81,6 +104,8 @@ class DinoSegConfig(PreTrainedConfig):
                 kwargs.setdefault(new, kwargs.pop(old))
         for name, setting in head_settings().items():
             setattr(self, name, kwargs.pop(name, setting.default))
+        if hasattr(self.label_space, "to_dict"):
+            self.label_space = self.label_space.to_dict()
         if self.label_space is not None:
             self._take_labels(kwargs)
         super().__post_init__(**kwargs)

@@ -79,7 +79,7 @@ class Head(nn.Module):
         name: under which it is registered.
         title: what people call it.
         citation: BibTeX, for model cards.
-        loss: which loss of `losses.LOSSES` teaches it.
+        loss: which of `losses.LOSSES` teaches it.
         settings: its fields of the configuration and of recipes. Two heads may share a setting, but not its name alone.
         small: settings of a rehearsal, with which it trains in a moment on a CPU.
         starts_from: what `model.init_head_from` may name; empty if it always starts from random weights.

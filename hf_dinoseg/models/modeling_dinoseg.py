@@ -1,7 +1,4 @@
-"""DinoSegForSemanticSegmentation: a backbone and a head.
-
-The model computes no loss; it predicts.
-"""
+"""DinoSegForSemanticSegmentation: a backbone and a head, and the loss that teaches them."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import inspect
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +14,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
+from transformers.utils import can_return_tuple
 
 from .backbone import Backbone, load_backbone_config, load_backbone_weights, pad_to_multiple
 from .configuration_dinoseg import DinoSegConfig
 from .heads import head_class
+from .loss import Loss
+from .losses import build_loss, check_images, checked_truth
 from .outputs import DinoSegOutput, Frame
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ class DinoSegPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_attention_backend = True
     _skip_keys_device_placement = ["backbone"]  # heads are given the module, which stays on its own device
+    accepts_loss_kwargs = False  # the Trainer's count of items is one of tokens
 
     @property
     def dtype(self) -> torch.dtype:
@@ -109,27 +110,84 @@ class DinoSegForSemanticSegmentation(DinoSegPreTrainedModel):
         self.backbone = Backbone(config, backbone_model)
         self.head = head_class(config.head)(config, self.backbone)
         self._no_split_modules = [type(self.head).__name__]
+        # in a tuple, since it is no part of the model: a loss has no weights, and stays float32 when they do not
+        self._criterion: tuple[Loss] | None = None
         self.post_init()
         # blocks that are not there would be looked for in vain by FSDP
         present = {type(module).__name__ for module in self.modules()}
         self._no_split_modules = [name for name in self._no_split_modules or () if name in present]
 
-    def forward(self, pixel_values: Tensor, output_auxiliary: bool | None = None) -> DinoSegOutput:
-        """Predict.
+    @property
+    def criterion(self) -> Loss:
+        """The loss of `config.loss`, made when it is first asked for. What is put here takes its place."""
+        if self._criterion is None:
+            config: Any = self.config
+            self._criterion = (build_loss(config),)
+        return self._criterion[0]
+
+    @criterion.setter
+    def criterion(self, loss: Loss) -> None:
+        self._criterion = (loss,)
+        self.config.loss = loss.to_dict()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        mask_labels: Sequence[Tensor] | None = None,
+        class_labels: Sequence[Tensor] | None = None,
+        output_auxiliary: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> DinoSegOutput:
+        """Predict, and compute the loss where there is something to compare with.
+
+        The loss is that of the batch at hand: its sums are divided by the masks (or pixels) of this batch. Over several
+        processes or accumulation steps that is a mean of means; `DinoSegTrainer` divides by the counts of all of them.
 
         Args:
             pixel_values: (B, 3, H, W) normalised images; any H, W from 1.
+            labels: (B, H, W) train ids of any integer type, `config.ignore_index` for void, which is left out.
+            mask_labels, class_labels: in place of `labels`, B of (N_i, H, W) masks and B of (N_i,) train ids, as
+                Mask2Former takes them; a pixel in no mask is void. Beside `labels`, which then only say what is void,
+                these are what is taught.
             output_auxiliary: also return the predictions of earlier layers; None means while training.
+            output_hidden_states: also return the backbone's; None means what the configuration says.
+            return_dict: False for a tuple of what is not None.
 
         Returns:
-            See `DinoSegOutput`; all maps span exactly the input, whatever padding was needed inside.
+            See `DinoSegOutput`; all maps span exactly the input, whatever padding was needed inside. The loss has the
+            terms of earlier layers in evaluation too.
+
+        Raises:
+            ValueError: on arguments of a wrong shape, type or range.
         """
+        check_images(pixel_values)
+        truth: dict[str, Any] = {}
+        if not (labels is None and mask_labels is None and class_labels is None):
+            config: Any = self.config
+            truth = checked_truth(config, pixel_values, labels, mask_labels, class_labels)
+        if output_auxiliary is None:
+            output_auxiliary = self.training
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         height, width = pixel_values.shape[-2:]
         padded = pad_to_multiple(pixel_values, self.head.pad_multiple)
         frame = Frame(height, width, padded.shape[-2], padded.shape[-1])
-        if output_auxiliary is None:
-            output_auxiliary = self.training
-        return self.head(padded, frame, output_auxiliary, backbone=self.backbone)
+        states: list[Tensor] | None = None
+        if output_hidden_states:
+            with self.backbone.recording() as states:
+                outputs = self.head(padded, frame, output_auxiliary or bool(truth), backbone=self.backbone)
+        else:
+            outputs = self.head(padded, frame, output_auxiliary or bool(truth), backbone=self.backbone)
+        if truth:
+            criterion = self.criterion.to(pixel_values.device)
+            truth = {name: _moved(value, pixel_values.device) for name, value in truth.items()}
+            outputs.loss = criterion(outputs, **criterion.targets(truth))["loss"]
+        if states is None and (output_auxiliary or not truth):
+            return outputs
+        kept = {name: value for name, value in outputs.items() if output_auxiliary or name != "auxiliary_predictions"}
+        return DinoSegOutput(**kept, hidden_states=None if states is None else tuple(states))
 
     def get_input_embeddings(self) -> nn.Module:
         return self.backbone.model.get_input_embeddings()
@@ -166,6 +224,20 @@ class DinoSegForSemanticSegmentation(DinoSegPreTrainedModel):
         model = cls(config, loaded)
         nn.Module.to(model.head if config.backbone_dtype else model, dtype=dtype)
         return model
+
+
+def _moved(value: Tensor | Sequence[Tensor], device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else [tensor.to(device) for tensor in value]
+
+
+# The Trainer takes every argument of `forward` with "label" in its name for one that each evaluation batch has to hold,
+# and where one is missing computes neither loss nor metrics, without a word. Batches have `labels`; whoever has masks
+# instead names them in `TrainingArguments(label_names=["mask_labels", "class_labels"], remove_unused_columns=False)`.
+_FORWARD: Any = DinoSegForSemanticSegmentation.forward
+_SIGNATURE = inspect.signature(_FORWARD)
+_FORWARD.__signature__ = _SIGNATURE.replace(
+    parameters=[p for p in _SIGNATURE.parameters.values() if p.name not in ("mask_labels", "class_labels")]
+)
 
 
 __all__ = ["DinoSegForSemanticSegmentation", "DinoSegOutput"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import torch
@@ -13,24 +13,58 @@ from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from .scores import ScoreMap
+
 
 @dataclass
 class DinoSegOutput(ModelOutput):
     """Predictions of a DinoSeg model, in train ids.
 
     Attributes:
+        loss: scalar, where the model was given labels.
         class_queries_logits: (B, Q, C + 1) of the mask heads; the last class is "no object".
         masks_queries_logits: (B, Q, h, w) float32, a quarter of the input's size rounded up; the map's edges are the
             input's edges.
         auxiliary_predictions: while training, or when asked for: predictions of earlier layers, first to last, each a
             dict of the two tensors above. None otherwise.
-        logits: (B, C, h, w) of the linear head; the map's edges are the input's edges.
+        logits: (B, C, h, w), scores of the classes whose argmax is the label map; the map's edges are the input's
+            edges. The linear head predicts them. Of mask heads they are sums over queries, from 0 up, and no input for
+            a soft-max (`scores.py`); they are computed when this attribute is first asked for, and are not among the
+            keys.
+        hidden_states: where they were asked for: what goes into the backbone's first block, and what comes out of each
+            block, for the padded input: (B, tokens, C), or (B, C, h, w) of a hierarchical backbone. With the EoMT head
+            queries stand in front of the tokens of the last blocks.
     """
 
+    loss: Tensor | None = None
     class_queries_logits: Tensor | None = None
     masks_queries_logits: Tensor | None = None
     auxiliary_predictions: tuple[dict[str, Tensor], ...] | None = None
     logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.logits if key == "logits" else super().__getitem__(key)
+
+    def __reduce__(self) -> Any:
+        """A copy holds what this does: logits that nobody asked for stay away."""
+        return type(self), tuple(self.__dict__.get(field.name) for field in fields(self))
+
+
+def _logits(self: DinoSegOutput) -> Tensor | None:
+    given: Tensor | None = self.__dict__.get("logits")
+    if given is None:
+        given = self.__dict__.get("_semantic_logits")
+    if given is None and self.masks_queries_logits is not None:
+        height, width = self.masks_queries_logits.shape[-2:]
+        given = self.__dict__["_semantic_logits"] = ScoreMap(self, (height, width)).rows(0, height)
+    return given
+
+
+# After the dataclass has been made: its field becomes one that is computed where it was not given.
+DinoSegOutput.logits = property(  # type: ignore[assignment]
+    _logits, lambda self, value: self.__dict__.__setitem__("logits", value)
+)
 
 
 class Frame(NamedTuple):

@@ -162,7 +162,7 @@ class QueryTokenHead(Head):
             tokens = block(tokens, **options)
 
         logits, embedding, features = self._read(norm, tokens, num_prefix, grid)
-        final = _prediction(logits, embedding, crop_to_frame(features, frame))
+        final: dict[str, Any] = _prediction(logits, embedding, crop_to_frame(features, frame))
         return DinoSegOutput(**final, auxiliary_predictions=tuple(auxiliary) or None)
 
     def _read(

@@ -39,12 +39,12 @@ class ScoreMap:
     def __init__(self, outputs: Any, size: tuple[int, int]) -> None:
         # while a graph of any size is exported, sizes are symbols, which int() would turn into constants
         self.height, self.width = (n if isinstance(n, torch.SymInt) else int(n) for n in size)
-        logits = getattr(outputs, "logits", None)
+        masks = getattr(outputs, "masks_queries_logits", None)
         self._weights: Tensor | None = None
-        if logits is not None:
-            self._maps, self.num_labels = logits, logits.shape[1]
+        if masks is None:
+            self._maps, self.num_labels = outputs.logits, outputs.logits.shape[1]
         else:
-            self._maps = outputs.masks_queries_logits
+            self._maps = masks
             classes = outputs.class_queries_logits.float().softmax(dim=-1)[..., :-1]
             self._weights = classes.transpose(1, 2).contiguous()
             self.num_labels = classes.shape[-1]
@@ -81,6 +81,8 @@ class ScoreMap:
             whole = F.interpolate(self._maps.float(), size=(self.height, self.width), mode="bilinear")
             return whole[:, :, top:bottom]
         rows, columns = self._maps.shape[2:]
+        if (rows, columns) == (self.height, self.width):
+            return self._maps[:, :, top:bottom].float()
         above = list(range(top, bottom)) if rows == self.height else self._above[top:bottom]
         first, last = above[0], min(above[-1] + (rows != self.height), rows - 1)
         source = self._maps[:, :, first : last + 1].detach().float()

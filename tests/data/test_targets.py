@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from hf_dinoseg.data import class_masks, load_folder, prepare_targets, targets
+from hf_dinoseg.data import load_folder, prepare_targets, targets
 from hf_dinoseg.data.label_maps import read_label_map
 from hf_dinoseg.data.sources import FEATURES
 from hf_dinoseg.doctor import examine
 from hf_dinoseg.errors import DataError, LabelError
 from hf_dinoseg.labels import LabelSpace
+from hf_dinoseg.models.loss import class_masks
 
 SPACE = LabelSpace({0: "background", 4: "vessel", 7: "disc"}, ignore=(9,), merge={5: 4})
 MASKS = [

@@ -8,7 +8,7 @@ from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from hf_dinoseg.losses import MaskClassificationLoss
-from hf_dinoseg.losses import mask_classification as module
+from hf_dinoseg.models import loss_mask_classification as module
 
 POINTS = 112
 WEIGHTS = {"loss_cross_entropy": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}

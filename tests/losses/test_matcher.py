@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerHungarianMatcher
 
-from hf_dinoseg.losses import matcher as module
-from hf_dinoseg.losses.matcher import Matcher, mask_costs, solve
-from hf_dinoseg.losses.points import corner_codes
+from hf_dinoseg.models import loss_matcher as module
+from hf_dinoseg.models.loss_matcher import Matcher, mask_costs, solve
+from hf_dinoseg.models.loss_points import corner_codes
 
 
 def match(batch, uniform=torch.rand, points=112):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_dinoseg.losses.points import (
+from hf_dinoseg.models.loss_points import (
     ValidPixels,
     corner_codes,
     draw_points,
@@ -118,7 +118,7 @@ def test_moving_in_parts_equals_moving_at_once(monkeypatch):
     points, starts = torch.rand(3, 50, 2), torch.rand(3, 1)
     valid = ValidPixels.from_void(void)
     at_once = valid.move_points(points, torch.arange(3), lambda *shape, device: starts)
-    monkeypatch.setattr("hf_dinoseg.losses.points._POINTS_AT_ONCE", 60)
+    monkeypatch.setattr("hf_dinoseg.models.loss_points._POINTS_AT_ONCE", 60)
     assert torch.equal(valid.move_points(points, torch.arange(3), lambda *shape, device: starts), at_once)
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from hf_dinoseg.losses import MaskClassificationLoss
-from hf_dinoseg.losses import mask_classification as module
+from hf_dinoseg.models import loss_mask_classification as module
 
 
 def block_void(batch, size, cell, share, seed):

@@ -105,8 +105,14 @@ segments = pipeline("image-segmentation", model=folder, trust_remote_code=True)(
 assert not any(name.split(".")[0] == "hf_dinoseg" for name in sys.modules)
 model.save_pretrained(result)
 processor.save_pretrained(result)
+pixel_values, labels = torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64), torch.ones(1, 64, 64, dtype=torch.long)
+torch.manual_seed(0)
+loss = model.train()(pixel_values, labels).loss
+loss.backward()
+assert next(model.head.parameters()).grad.any()
 torch.save({"masks": outputs.masks_queries_logits, "classes": outputs.class_queries_logits, "map": label_map,
-            "labels": sorted(s["label"] for s in segments), "module": type(model).__module__}, result + "/result.pt")
+            "labels": sorted(s["label"] for s in segments), "loss": loss.detach(),
+            "module": type(model).__module__}, result + "/result.pt")
 """
 
 
@@ -140,4 +146,10 @@ def test_the_code_that_travels_with_a_checkpoint_gives_the_same(folder: Path, im
     assert torch.equal(found["classes"], outputs.class_queries_logits)
     assert torch.equal(repeated.masks_queries_logits, outputs.masks_queries_logits)
     assert set(found["map"].unique().tolist()) <= {0, 3, 9} and set(found["labels"]) <= {"ground", "sky", "tree"}
+    pixel_values, labels = (
+        torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64),
+        torch.ones(1, 64, 64, dtype=torch.long),
+    )
+    torch.manual_seed(0)
+    torch.testing.assert_close(found["loss"], model.train()(pixel_values, labels).loss.detach())
     assert (result / "modeling_dinoseg.py").exists() and (result / "scores.py").exists()

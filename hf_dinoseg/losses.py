@@ -1,4 +1,8 @@
-"""Class weights from how often the classes occur."""
+"""Training losses: mask classification for query heads, per-pixel losses for the linear head; both know void.
+
+They stand in `models/loss*.py`, for they travel with a checkpoint and train it wherever it is loaded. Here is what
+only a training needs.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,23 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+
+from .models.loss import Loss
+from .models.loss_mask_classification import MaskClassificationLoss
+from .models.loss_matcher import Assignment, Matcher
+from .models.loss_pixel import PixelLoss
+from .models.losses import LOSSES, build_loss
+
+__all__ = [
+    "LOSSES",
+    "Assignment",
+    "Loss",
+    "MaskClassificationLoss",
+    "Matcher",
+    "PixelLoss",
+    "balanced_class_weights",
+    "build_loss",
+]
 
 
 def balanced_class_weights(counts: Sequence[int] | np.ndarray | Tensor) -> Tensor:

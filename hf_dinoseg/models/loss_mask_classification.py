@@ -9,10 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .loss import Loss
-from .matcher import Assignment, Matcher
-from .points import Uniform, ValidPixels, corner_codes, draw_uncertain_points, sample_logits, sample_masks, void_cells
-from .precomputed_gradient import attach_gradient
+from .loss import Loss, class_masks, classes_present
+from .loss_gradient import attach_gradient
+from .loss_matcher import Assignment, Matcher
+from .loss_points import (
+    Uniform,
+    ValidPixels,
+    corner_codes,
+    draw_uncertain_points,
+    sample_logits,
+    sample_masks,
+    void_cells,
+)
 
 
 class MaskClassificationLoss(Loss):
@@ -96,15 +104,28 @@ class MaskClassificationLoss(Loss):
         all_weights = torch.cat([weights, weights.new_tensor([no_object_weight])])
         self.register_buffer("class_term_weights", all_weights, persistent=False)
 
+    @property
+    def class_weights(self) -> Tensor:
+        return self.class_term_weights[:-1]
+
     def targets(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "mask_labels": batch["mask_labels"],
-            "class_labels": batch["class_labels"],
-            "void_mask": batch["labels"] == self.ignore_index,
-        }
+        labels, classes = batch.get("labels"), self._classes(batch)
+        masks = batch.get("mask_labels")
+        if labels is not None:
+            void = labels == self.ignore_index
+            if masks is None:
+                masks = [class_masks(*pair) for pair in zip(labels, classes, strict=True)]
+        else:  # who labels a pixel gives it a class: one in no mask is void
+            masks = [mask.bool() for mask in batch["mask_labels"]]
+            void = torch.stack([~mask.any(0) for mask in masks])
+        return {"mask_labels": [mask.bool() for mask in masks], "class_labels": classes, "void_mask": void}
 
     def counts(self, batch: Mapping[str, Any], num_queries: int) -> Tensor:
-        return self.normalizers(batch["class_labels"], num_queries)
+        return self.normalizers(self._classes(batch), num_queries)
+
+    def _classes(self, batch: Mapping[str, Any]) -> Sequence[Tensor]:
+        classes: Sequence[Tensor] | None = batch.get("class_labels")
+        return classes_present(batch["labels"], self.ignore_index) if classes is None else classes
 
     def normalizers(self, class_labels: Sequence[Tensor], num_queries: int) -> Tensor:
         """Additive counts of a batch: (2,) float32, [number of target masks, sum of class weights over all queries].

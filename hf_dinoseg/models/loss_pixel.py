@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .loss import Loss
-from .precomputed_gradient import attach_gradient
+from .loss import Loss, label_maps
+from .loss_gradient import attach_gradient
 
 
 class PixelLoss(Loss):
@@ -59,11 +59,18 @@ class PixelLoss(Loss):
         self.dice_weight = dice_weight
         self.register_buffer("ce_class_weights", weights, persistent=False)
 
+    @property
+    def class_weights(self) -> Tensor:
+        return self.ce_class_weights
+
     def targets(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        return {"labels": batch["labels"]}
+        labels = batch.get("labels")
+        if labels is None:
+            labels = label_maps(batch["mask_labels"], batch["class_labels"], self.ignore_index)
+        return {"labels": labels}
 
     def counts(self, batch: Mapping[str, Any], num_queries: int) -> Tensor:
-        return self.normalizers(batch["labels"])
+        return self.normalizers(self.targets(batch)["labels"])
 
     def normalizers(self, labels: Tensor) -> Tensor:
         """Additive counts of a batch: (2,) float32, [sum of class weights over valid pixels, classes present per image

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from .points import Uniform, ValidPixels, draw_points, sample_logits, sample_masks
+from .loss_points import Uniform, ValidPixels, draw_points, sample_logits, sample_masks
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +74,11 @@ def solve(costs: np.ndarray, counts: Sequence[int]) -> tuple[np.ndarray, np.ndar
         query (L, M) and target (L, M) int64, the latter counted over the batch's concatenated targets; queries ascend
         within an image. And the number of non-finite costs, which are replaced by a very high one.
     """
+    # Late, and allowed to be missing: transformers does not need it, and a checkpoint's code has to load without it.
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError as error:
+        raise ImportError("the loss matches queries and masks by scipy, which is missing: pip install scipy") from error
     offsets = np.cumsum([0, *counts])
     queries: list[np.ndarray] = []
     targets: list[np.ndarray] = []
