@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from ..checkpoint import checkpoint_recipe
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
 
 
 class Palette(str, Enum):
@@ -47,6 +52,23 @@ def a_folder(output: Path | None) -> Path | None:
     return output
 
 
+def folder_option(help: str) -> Any:
+    """`--output DIR`; each verb says what goes there."""
+    return typer.Option("--output", "-o", metavar="DIR", callback=a_folder, help=help, show_default=False)
+
+
+def recipe_of(checkpoint: str, recipe: str | None, overrides: list[str]) -> Recipe:
+    """The recipe that is named, or else the checkpoint's own.
+
+    What stands where a recipe may be left out can be an override: `dinoseg evaluate CHECKPOINT data.root=elsewhere`.
+    """
+    from ..recipe import load_recipe
+
+    if recipe is not None and ("=" not in recipe or Path(recipe).is_file()):
+        return load_recipe(recipe, overrides)
+    return load_recipe(checkpoint_recipe(checkpoint), [*([recipe] if recipe else []), *overrides])
+
+
 def check_background(policy: Enum | None, threshold: float | None) -> None:
     """Tell early of a policy and a threshold that contradict one another, and of a threshold that is none.
 
@@ -66,6 +88,20 @@ def check_background(policy: Enum | None, threshold: float | None) -> None:
 Checkpoint = Annotated[
     str, typer.Argument(metavar="CHECKPOINT", help="Checkpoint folder or Hub id.", show_default=False)
 ]
-
-
-__all__ = ["Background", "EvaluatedBackground", "Palette", "Threshold", "a_folder", "check_background"]
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
+OtherRecipe = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RECIPE",
+        help="The recipe that names data and measure; the checkpoint's own recipe.yaml if left out.",
+        show_default=False,
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SECTION.KEY=VALUE",
+        help="Changes to the recipe, e.g. training.max_steps=100 labels.ignore=[255]. Values are read as YAML.",
+        show_default=False,
+    ),
+]

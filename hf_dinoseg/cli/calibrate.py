@@ -10,10 +10,16 @@ import typer
 
 from ..checkpoint import check_place
 from ._errors import Debug
-from ._options import Background, Checkpoint, a_folder, check_background
+from ._options import (
+    Background,
+    Checkpoint,
+    OtherRecipe,
+    Overrides,
+    check_background,
+    folder_option,
+    recipe_of,
+)
 from ._output import only_results_on_stdout, print_json
-from .evaluate import _recipe
-from .train import Overrides
 
 if TYPE_CHECKING:
     from ..calibrate import Calibration
@@ -26,14 +32,7 @@ class By(str, Enum):
 
 def calibrate(
     checkpoint: Checkpoint,
-    recipe: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="RECIPE",
-            help="The recipe that names the data; the checkpoint's own recipe.yaml if left out.",
-            show_default=False,
-        ),
-    ] = None,
+    recipe: OtherRecipe = None,
     overrides: Overrides = None,
     background: Annotated[
         Background | None,
@@ -46,15 +45,7 @@ def calibrate(
         ),
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            callback=a_folder,
-            help="Write calibration.json and the curves, calibration.png, there.",
-            show_default=False,
-        ),
+        Path | None, folder_option("Write calibration.json and the curves, calibration.png, there.")
     ] = None,
     write: Annotated[
         bool,
@@ -82,7 +73,7 @@ def calibrate(
     if background is Background.threshold and threshold is None:
         background = None  # the best one
     with only_results_on_stdout():
-        checked = _recipe(checkpoint, [*([recipe] if recipe else []), *(overrides or [])])
+        checked = recipe_of(checkpoint, recipe, overrides or [])
         from .. import calibrate as calibration
         from ..inference import Background as Choice
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ._errors import Debug
-from ._options import a_folder
+from ._options import folder_option
 from ._output import only_results_on_stdout, print_json
 
 if TYPE_CHECKING:
@@ -38,12 +38,7 @@ Peer = Annotated[
     str,
     typer.Option("--checkpoint", metavar="ID_OR_DIR", help="The checkpoint's Hub id or folder.", show_default=False),
 ]
-Output = Annotated[
-    Path,
-    typer.Option(
-        "--output", "-o", metavar="DIR", callback=a_folder, help="A folder that is new or empty.", show_default=False
-    ),
-]
+Output = Annotated[Path, folder_option("A folder that is new or empty.")]
 Labels = Annotated[
     str | None,
     typer.Option(

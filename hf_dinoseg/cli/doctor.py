@@ -9,16 +9,15 @@ import typer
 
 from ..checkpoint import check_place
 from ._errors import FAILED, Debug
-from ._options import a_folder
+from ._options import Overrides, RecipeFile, folder_option
 from ._output import only_results_on_stdout, print_json
-from .train import Overrides
 
 SHEET_FILE, REPORT_FILE = "contact_sheet.png", "doctor.json"
 _DRAWN = 12  # images that the contact sheet shows
 
 
 def doctor(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)],
+    recipe: RecipeFile,
     overrides: Overrides = None,
     checkpoint: Annotated[
         str | None,
@@ -29,17 +28,7 @@ def doctor(
     samples: Annotated[
         int, typer.Option(metavar="N", min=1, help="Pairs of each split that are read, spread evenly.")
     ] = 1000,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            callback=a_folder,
-            help=f"Write {SHEET_FILE} and {REPORT_FILE} there.",
-            show_default=False,
-        ),
-    ] = None,
+    output: Annotated[Path | None, folder_option(f"Write {SHEET_FILE} and {REPORT_FILE} there.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     debug: Debug = False,
 ) -> None:

@@ -4,40 +4,34 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ..checkpoint import check_place, checkpoint_recipe
+from ..checkpoint import check_place
 from ._errors import Debug
-from ._options import Checkpoint, EvaluatedBackground, Palette, Threshold, a_folder, check_background
+from ._options import (
+    Checkpoint,
+    EvaluatedBackground,
+    OtherRecipe,
+    Overrides,
+    Palette,
+    Threshold,
+    check_background,
+    folder_option,
+    recipe_of,
+)
 from ._output import only_results_on_stdout, print_json, print_metrics
-from .train import Overrides
-
-if TYPE_CHECKING:
-    from ..recipe import Recipe
 
 
 def evaluate(
     checkpoint: Checkpoint,
-    recipe: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="RECIPE",
-            help="The recipe that names data and measure; the checkpoint's own recipe.yaml if left out.",
-            show_default=False,
-        ),
-    ] = None,
+    recipe: OtherRecipe = None,
     overrides: Overrides = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            callback=a_folder,
-            help="Write metrics.json, per_class.csv, per_image.csv, confusion.png, panels/ and report.html there.",
-            show_default=False,
+        folder_option(
+            "Write metrics.json, per_class.csv, per_image.csv, confusion.png, panels/ and report.html there."
         ),
     ] = None,
     palette: Annotated[
@@ -66,7 +60,7 @@ def evaluate(
     with only_results_on_stdout():
         colors = [f"evaluation.palette={palette.value}"] if palette else []
         choice = _background_overrides(background, threshold)
-        checked = _recipe(checkpoint, [*([recipe] if recipe else []), *(overrides or []), *colors, *choice])
+        checked = recipe_of(checkpoint, recipe, [*(overrides or []), *colors, *choice])
         from .. import run
 
         metrics = run.evaluate(checkpoint, checked, None if output is None else str(output))
@@ -83,11 +77,3 @@ def _background_overrides(background: EvaluatedBackground | None, threshold: flo
     if background is not EvaluatedBackground.threshold or threshold is not None:
         fields.append(f"evaluation.background_threshold={'null' if threshold is None else threshold}")
     return fields
-
-
-def _recipe(checkpoint: str, arguments: list[str]) -> Recipe:
-    from ..recipe import load_recipe
-
-    if arguments and ("=" not in arguments[0] or Path(arguments[0]).is_file()):
-        return load_recipe(arguments[0], arguments[1:])
-    return load_recipe(checkpoint_recipe(checkpoint), arguments)

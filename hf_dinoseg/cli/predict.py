@@ -13,7 +13,7 @@ import typer
 from ..checkpoint import check_place
 from ._errors import FAILED, Debug
 from ._images import Image, find_images, name_results
-from ._options import Background, Checkpoint, Palette, Threshold, a_folder, check_background
+from ._options import Background, Checkpoint, Palette, Threshold, check_background, folder_option
 from ._output import only_results_on_stdout, print_json
 
 if TYPE_CHECKING:
@@ -60,12 +60,7 @@ def predict(
             show_default=False,
         ),
     ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", metavar="DIR", callback=a_folder, help="Where the results go.", show_default=False
-        ),
-    ],
+    output: Annotated[Path, folder_option("Where the results go.")],
     form: Annotated[
         list[Form] | None,
         typer.Option(

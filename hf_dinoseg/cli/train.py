@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ._errors import Debug
+from ._options import Overrides, RecipeFile
 from ._output import only_results_on_stdout, print_json, print_metrics
 
 if TYPE_CHECKING:
     from ..recipe import Recipe
 
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="SECTION.KEY=VALUE",
-        help="Changes to the recipe, e.g. training.max_steps=100 labels.ignore=[255]. Values are read as YAML.",
-        show_default=False,
-    ),
-]
-
 
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)],
+    recipe: RecipeFile,
     overrides: Overrides = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint in training.output_dir.")

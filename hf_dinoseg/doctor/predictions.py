@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ..errors import DataError, LabelError
 from ..evaluation import ConfusionMatrix, summarize
 from ..images import cell_name, read_image, read_mask
-from ..inference import as_input, predict_scores
+from ..inference import Segmenter, as_input, predict_scores
 from ..labels import LabelSpace
 from .survey import even_indices
 
@@ -132,6 +132,14 @@ def probe(
         result.confidence = float(np.mean(confidences))
         result.object_peak = peaks.highest
     return result
+
+
+@torch.inference_mode()
+def predict_labels(segmenter: Segmenter, image: Image.Image, size: tuple[int, ...]) -> np.ndarray:
+    """(H, W) train ids that a checkpoint answers with, whatever its threshold."""
+    model = segmenter.model
+    pixel_values = as_input(segmenter.processor(images=image, return_tensors="pt")["pixel_values"], model)
+    return best_labels(predict_scores(model, pixel_values, **segmenter.inference), size)
 
 
 def best_labels(scores: torch.Tensor, size: tuple[int, ...]) -> np.ndarray:

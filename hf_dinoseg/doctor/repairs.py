@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import nn
 
 from ..errors import DataError, LabelError
 from ..evaluation import ConfusionMatrix, summarize
 from ..figures import is_figure
 from ..images import cell_name, read_image, read_mask
-from ..inference import as_input, predict_scores
 from ..labels import LabelSpace
-from .predictions import Answer, best_labels
+from .predictions import Answer
+
+#: an image and the size (H, W) of its mask to (H, W) train ids
+Predict = Callable[[Image.Image, tuple[int, ...]], np.ndarray]
 
 _FARTHEST = 16  # pixels that masks may have moved
 _LOOKED_AT = 512  # pixels in the middle of an image, on which movement is searched
@@ -84,25 +84,19 @@ class Repair:
         return self.after >= self.before + max(_LEAST_GAIN, (stored.mean_iou - self.before) / 2)
 
 
-def find_repairs(
-    model: nn.Module,
-    processor: Any,
-    space: LabelSpace,
-    rows: Any,
-    answers: Sequence[Answer],
-    inference: Mapping[str, Any],
-) -> list[Repair]:
+def find_repairs(predict: Predict, space: LabelSpace, rows: Any, answers: Sequence[Answer]) -> list[Repair]:
     """Every fault that is looked for, undone on the images of `answers`; most make nothing better.
 
     Args:
-        model, processor, space, rows, inference: as for `predictions.probe`.
+        predict: the checkpoint's answer to an image.
+        space, rows: as for `predictions.probe`.
         answers: what it predicted.
     """
     return [
         *_mirrored(answers, space),
         *_neighbours(answers, space, rows),
         *_moved(answers, space),
-        *_brightness(model, processor, space, rows, answers, inference),
+        *_brightness(predict, space, rows, answers),
     ]
 
 
@@ -217,14 +211,7 @@ def find_movement(pairs: Sequence[tuple[np.ndarray, np.ndarray]], num_labels: in
     return down - _FARTHEST, right - _FARTHEST
 
 
-def _brightness(
-    model: nn.Module,
-    processor: Any,
-    space: LabelSpace,
-    rows: Any,
-    answers: Sequence[Answer],
-    inference: Mapping[str, Any],
-) -> list[Repair]:
+def _brightness(predict: Predict, space: LabelSpace, rows: Any, answers: Sequence[Answer]) -> list[Repair]:
     before = _as_they_are(answers, space)
     found = []
     for gain in _GAINS:
@@ -236,10 +223,7 @@ def _brightness(
                 continue
             table = (np.arange(256) * gain).round().clip(0, 255).astype(np.uint8)
             lit = Image.fromarray(table[np.asarray(image)])
-            pixel_values = as_input(processor(images=lit, return_tensors="pt")["pixel_values"], model)
-            with torch.inference_mode():
-                scores = predict_scores(model, pixel_values, **inference)
-            again.append((best_labels(scores, answer.truth.shape), answer.truth))
+            again.append((predict(lit, answer.truth.shape), answer.truth))
         bright = f"{gain:g} times as bright" if gain > 1 else f"1/{1 / gain:g} as bright"
         found.append(
             Repair(

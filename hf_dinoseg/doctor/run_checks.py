@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from ..figures import is_figure
@@ -19,7 +20,7 @@ from .checks_predictions import check_predictions, worth_repairs
 from .checks_settings import check_label_spaces, check_normalization
 from .checks_training import TrainingData, check_training, magnification
 from .duplicates import Twins, find_twins
-from .predictions import probe
+from .predictions import predict_labels, probe
 from .repairs import Stored, find_repairs
 from .report import Report
 from .survey import Survey, raw_ids, survey, unpack
@@ -132,7 +133,7 @@ def examine_checkpoint(
     seen = probe(segmenter.model, segmenter.processor, space, rows, segmenter.inference, samples)
     stored, repairs = Stored.of(metrics), []
     if worth_repairs(seen, stored):
-        repairs = find_repairs(segmenter.model, segmenter.processor, space, rows, seen.answers, segmenter.inference)
+        repairs = find_repairs(partial(predict_labels, segmenter), space, rows, seen.answers)
     findings += check_predictions(seen, space, segmenter.background_threshold, stored, repairs)
     measured = {
         "images": seen.images,

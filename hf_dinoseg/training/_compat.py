@@ -1,4 +1,4 @@
-"""What this package leans on in transformers and accelerate that these do not promise to keep.
+"""What this package leans on in transformers, accelerate and DeepSpeed that these do not promise to keep.
 
 Everything else goes by their public interface. Should one of these names be gone in a later version, importing this
 file says so, and nothing is trained in another way than before.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import transformers
 from torch import nn
@@ -44,3 +45,27 @@ def without_autocast(model: nn.Module) -> Iterator[None]:
     finally:
         if wrapped is not None:
             model.forward = wrapped
+
+
+@contextmanager
+def gathered(model: nn.Module, engine: Any) -> Iterator[None]:
+    """Within it, a model that ZeRO-3 divided is whole on each process, and stays whole through forward passes.
+
+    `GatheredParameters` is public, but the engine's hooks would divide each layer again after its forward pass. Only
+    the object `parameter_offload` of its optimizer takes them off and puts them back.
+
+    Args:
+        engine: DeepSpeed's, if it trains the model.
+    """
+    offload = getattr(getattr(engine, "optimizer", None), "parameter_offload", None)  # ZeRO-3 has it alone
+    if offload is None:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(model.parameters())):
+        offload.destroy()
+        try:
+            yield
+        finally:
+            offload.setup_zero_stage3_hooks()

@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from ..errors import RunError
+from ._compat import gathered
 
 logger = logging.getLogger(__name__)
 
@@ -125,25 +126,9 @@ def whole_on_each_process(model: nn.Module, engine: Any = None) -> Iterator[None
         module.set_reshard_after_forward(False, recurse=False)
         module.unshard()
     try:
-        with _gathered(model, engine):
+        with gathered(model, engine):
             yield
     finally:
         for module in sharded:
             module.reshard()
             module.set_reshard_after_forward(module is not model, recurse=False)
-
-
-@contextmanager
-def _gathered(model: nn.Module, engine: Any) -> Iterator[None]:
-    division = getattr(getattr(engine, "optimizer", None), "parameter_offload", None)  # ZeRO-3 has it alone
-    if division is None:
-        yield
-        return
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters(list(model.parameters())):
-        division.destroy()  # its hooks, which would divide each layer again after its forward pass
-        try:
-            yield
-        finally:
-            division.setup_zero_stage3_hooks()

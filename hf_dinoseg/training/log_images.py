@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,8 +76,8 @@ def report_images(callbacks: Iterable[TrainerCallback], images: Mapping[str, Pat
                 with Image.open(path) as image:
                     callback.tb_writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
             callback.tb_writer.flush()
-        # the two have one interface
-        logger = getattr(callback, {WandbCallback: "_wandb", TrackioCallback: "_trackio"}.get(type(callback), ""), None)
-        if logger is not None:
+        elif isinstance(callback, (WandbCallback, TrackioCallback)):
+            # the two have one interface, and log to the run that transformers' callback began
+            logger = import_module("wandb" if isinstance(callback, WandbCallback) else "trackio")
             shown = {name: logger.Image(str(path), caption=path.stem) for name, path in images.items()}
             logger.log({**shown, "train/global_step": step})
