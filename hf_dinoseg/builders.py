@@ -79,7 +79,7 @@ def build_source(recipe: Recipe, head: int = 64, dataset: Any = None) -> Dataset
         train, validation = _open_stream(recipe)
         logger.info("data.streaming: of the training data, the first %d samples are looked at beforehand", head)
         return DatasetDict(train=first_rows(train, head), validation=validation)
-    return load_source(**recipe.data.source_fields())
+    return load_source(labels=recipe.labels, **recipe.data.source_fields())
 
 
 def build_validation(recipe: Recipe, dataset: Any = None, everything: bool = False) -> DatasetDict:

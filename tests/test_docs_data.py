@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from hf_dinoseg.cli import app
 from hf_dinoseg.data import draw_fundus, load_source
+from hf_dinoseg.data.sources import SHAPES
 from hf_dinoseg.recipe import Recipe
 from hf_dinoseg.testing.generated_data import mimic_source
 
@@ -52,13 +53,28 @@ def test_forty_images_and_the_commands(tmp_path: Path, tiny_run: Path, monkeypat
 @pytest.mark.parametrize("number", range(len(FRAGMENTS)))
 def test_every_fragment_describes_data_that_can_be_read(number: int, tmp_path: Path) -> None:
     complete = yaml.safe_load(BLOCKS[0])
-    recipe = Recipe.from_dict({**complete, "data": FRAGMENTS[number]["data"]})
-    data = load_source(**mimic_source(recipe.data.source_fields(), recipe.labels, tmp_path / "data"))
+    recipe = Recipe.from_dict({**complete, **FRAGMENTS[number]})
+    data = load_source(
+        labels=recipe.labels, **mimic_source(recipe.data.source_fields(), recipe.labels, tmp_path / "data")
+    )
     assert len(data["train"]) >= 2 and len(data["validation"]) >= 1
 
 
 def test_every_source_and_every_way_of_masks_is_on_the_page() -> None:
     shown = {fragment["data"]["source"] for fragment in FRAGMENTS}
-    assert shown == {"folder", "table", "hub", "parquet", "arrow", "imagefolder", "mixture"}
+    assert shown == {
+        "folder",
+        "table",
+        "hub",
+        "parquet",
+        "arrow",
+        "imagefolder",
+        "mixture",
+        "coco",
+        "labelme",
+        "yolo",
+        "voc",
+    }
+    assert all(f"| `{source}` |" in PAGE for source in SHAPES)
     for word in ("binary", "rgb", "nearest", "reduce_zero_label", "merge", "ignore", ".npy", "preset"):
         assert word in PAGE

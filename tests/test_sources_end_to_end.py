@@ -100,12 +100,38 @@ def imagefolder(root: Path) -> dict[str, Any]:
     return {"source": "imagefolder", "root": str(root)}
 
 
+def coco(root: Path) -> dict[str, Any]:
+    """Polygons that cover the image in four strips, and a crowd."""
+    write_files(root, "images/{split}/{stem}.jpg", "unused/{split}/{stem}.png")
+    for split, stems in SPLITS.items():
+        images = [{"id": n, "file_name": f"{stem}.jpg", "width": 40, "height": 48} for n, stem in enumerate(stems)]
+        strips = [[10 * n, 0, 10 * n + 10, 0, 10 * n + 10, 48, 10 * n, 48] for n in range(4)]
+        shapes = [
+            {
+                "id": 4 * image["id"] + n,
+                "image_id": image["id"],
+                "category_id": n,
+                "segmentation": [strip],
+                "iscrowd": 0,
+            }
+            for image in images
+            for n, strip in enumerate(strips)
+        ]
+        shapes.append({**shapes[0], "id": 99, "iscrowd": 1, "segmentation": {"size": [48, 40], "counts": [0, 5, 1915]}})
+        content = {"images": images, "annotations": shapes, "categories": []}
+        (root / f"{split}.json").write_text(json.dumps(content))
+    given = {"unlabelled": 255, "overlap": "last", "crowd": 255}
+    return {"source": "coco", "root": str(root), "annotations": "{split}.json", **given}
+
+
 def mixture(root: Path) -> dict[str, Any]:
     eyes = {"source": "synthetic-retina", "num_train": 1, "num_validation": 1, "size": 48, "weight": 0.5}
     return {"source": "mixture", "sources": [{**csv_table(root), "weight": 2}, eyes]}
 
 
-@pytest.mark.parametrize("make", [template, held_out, csv_table, json_table, parquet, hub, arrow, imagefolder, mixture])
+@pytest.mark.parametrize(
+    "make", [template, held_out, csv_table, json_table, parquet, hub, arrow, imagefolder, coco, mixture]
+)
 def test_doctor_and_training(
     make: Callable[[Path], dict[str, Any]],
     tmp_path: Path,

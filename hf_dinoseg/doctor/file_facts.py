@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ImageError, OneHotError, TooLargeError
-from ..images import MAX_PIXELS, cell_name, dropped_parts, open_image
+from ..images import MAX_PIXELS, cell_name, dropped_parts, is_shapes, open_image, read_shapes
 from ..images.arrays import is_npy, read_npy
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -120,6 +120,8 @@ def inspect_image(cell: Mapping[str, Any], decode: bool = True, max_pixels: int 
     name = cell_name(cell)
     if is_npy(cell):
         return _array_facts(cell, name)
+    if is_shapes(cell):
+        return _shapes_facts(cell, name, max_pixels)
     try:
         with open_image(cell, max_pixels) as image:
             facts = _facts(image, name, decode)
@@ -137,6 +139,14 @@ def _array_facts(cell: Mapping[str, Any], name: str) -> FileFacts:
     except ImageError as error:
         return FileFacts(name, fault=str(error).removeprefix(f"{name}: ").rstrip("."), fault_code="broken-file")
     return FileFacts(name, (array.shape[1], array.shape[0]), "NPY", str(array.dtype))
+
+
+def _shapes_facts(cell: Mapping[str, Any], name: str, max_pixels: int) -> FileFacts:
+    try:
+        mask = read_shapes(cell, max_pixels)
+    except ImageError as error:
+        return FileFacts(name, fault=str(error).removeprefix(f"{name}: ").rstrip("."), fault_code="broken-file")
+    return FileFacts(name, (mask.shape[1], mask.shape[0]), "shapes", str(mask.dtype))
 
 
 def _facts(image: Image.Image, name: str, decode: bool) -> FileFacts:

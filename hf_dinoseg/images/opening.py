@@ -185,6 +185,18 @@ def image_size(cell: Cell) -> tuple[int, int]:
         return image.size
 
 
+def stored_upright_size(cell: Cell) -> tuple[int, int]:
+    """(width, height) as the image is shown, turned as its tag says; from the file's head alone, so a file that was cut
+    short is not noticed (`reading.upright_size` notices).
+
+    Raises:
+        ImageError: if the file is no image.
+    """
+    with open_image(cell, max_pixels=None) as image:
+        width, height = image.size
+        return (height, width) if image.getexif().get(ORIENTATION) in (5, 6, 7, 8) else (width, height)
+
+
 def dropped_parts(cell: Cell) -> str:
     """What an image file holds beside what is read of it, which is its first page and three colours at most.
 

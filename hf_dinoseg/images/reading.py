@@ -13,6 +13,7 @@ from PIL import Image
 from ..errors import ImageError
 from .arrays import is_npy, read_npy
 from .opening import MAX_PIXELS, ORIENTATION, Cell, cell_name, cell_source, open_image, upright, upright_rgb
+from .shapes import is_shapes, read_shapes
 
 _CONTEXT = 2  # rows below a JPEG's last wanted one that its colours are interpolated from
 _GREY_STEP = {"L;2": 85, "L;4": 17}  # Pillow stretches 2- and 4-bit greys to 0..255: undone, or id 3 would read as 255
@@ -78,7 +79,8 @@ def read_mask(cell: Cell, encoding: str = "index", max_pixels: int = MAX_PIXELS)
     """A mask as it is stored, ready for `LabelSpace.encode`.
 
     Args:
-        cell: the file: any image that Pillow reads, or a NumPy array (`.npy`, see `arrays.read_npy`).
+        cell: the file: any image that Pillow reads, a NumPy array (`.npy`, see `arrays.read_npy`), or shapes, which
+            are drawn (`shapes.read_shapes`).
         encoding: the label space's `encoding`. `rgb` gives colours (a palette's too); `index` and `binary` give ids:
             of a palette image the index, never the colour.
         max_pixels: larger files are refused before they are decoded.
@@ -92,6 +94,8 @@ def read_mask(cell: Cell, encoding: str = "index", max_pixels: int = MAX_PIXELS)
     """
     if is_npy(cell):
         return read_npy(cell)
+    if is_shapes(cell):
+        return read_shapes(cell, max_pixels)
     with open_image(cell, max_pixels, _ADVICE) as image:
         tiles = getattr(image, "tile", None)  # how the file packs its pixels; gone after loading
         step = _GREY_STEP.get(str(tiles[0][3]), 1) if tiles else 1

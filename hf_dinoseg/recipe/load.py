@@ -28,7 +28,7 @@ from .base import read_layers
 from .messages import SectionError, list_faults, nearest, show
 from .presets import with_preset
 from .schema import Evaluation, Hub, Loss, Model, model_section
-from .schema_data import SECTIONS, Data, DataSection
+from .schema_data import SECTIONS, Data, DataSection, shape_faults
 from .schema_training import best_metric_faults, check_training, training_fields
 from .yaml_format import apply_overrides, write_yaml
 
@@ -203,6 +203,8 @@ def _contradictions(done: Mapping[str, Any]) -> list[str]:
                 "loss.per_class_weights: auto counts classes beforehand, which a stream (data.streaming) does not do; "
                 "write a weight for each class that needs one: {3: 2.5}."
             )
+    if labels and data:
+        faults += shape_faults(data, labels)
     if labels and training:
         faults += best_metric_faults(training, labels)
     schedule = training["lr_scheduler_type"] if training else "polynomial"

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ..labels import LabelSpace
 from .messages import show
 from .strict import PositiveInt, Section
 
@@ -125,6 +126,84 @@ class TableSource(Section):
         return self
 
 
+class VocSource(Section):
+    """The layout of Pascal VOC: JPEGImages, SegmentationClass, ImageSets/Segmentation."""
+
+    source: Literal["voc"]
+    root: str = Field(min_length=1, description="the folder that holds JPEGImages; relative to where the command runs")
+    train: str = Field("train", description="a list in ImageSets/Segmentation, without .txt")
+    validation: str | Share = Field("val", description="likewise; or a share of the training images, e.g. 0.2")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> VocSource:
+        _check_splits(self, divided=True)
+        return self
+
+
+class _Shapes(Section):
+    root: str = Field(min_length=1, description="the folder; relative to where the command runs")
+    image: str = Field("images/{split}", description="folder of images below root")
+    annotations: str = Field(
+        min_length=1, description="the annotations below root, with {split} where there are some for each split"
+    )
+    train: str | None = Field("train", description="what {split} stands for; null is every image")
+    validation: str | Share = Field("val", description="likewise; or a share of the training images, e.g. 0.2")
+    unlabelled: int = Field(
+        description="the id of pixels that no shape holds: one of labels.ignore (such as 255) if nobody labelled them, "
+        "one of labels.classes (such as 0) if they are background"
+    )
+    overlap: Literal["last", "first", "smallest"] = Field(
+        description="which shape has a pixel that lies in several: last or first (in the file), or smallest"
+    )
+    boxes: Literal["fill", "skip"] | None = Field(
+        None, description="boxes: fill, if all of a box is its class; skip, if it only says where an object is"
+    )
+    empty: Literal["keep", "skip"] | None = Field(
+        None, description="images without annotation: keep, if there is nothing in them; skip, if they are to be done"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> _Shapes:
+        _check_splits(self, divided=_SPLIT in self.annotations, names="annotations")
+        if _SPLIT not in self.annotations:
+            if self.train is not None:
+                raise ValueError(
+                    f"train is {show(self.train)}, but nothing divides the images: write {{split}} in annotations, or "
+                    "validation: 0.2 without train."
+                )
+            if _SPLIT in self.image:
+                raise ValueError(f"image is {show(self.image)}, but annotations holds no {{split}}; write it in both.")
+        return self
+
+
+class CocoSource(_Shapes):
+    """A JSON file of COCO: polygons and runs of pixels; ids are its category ids."""
+
+    source: Literal["coco"]
+    crowd: Literal["class"] | int | None = Field(
+        None, description="outlines of groups (iscrowd): class, as all others; or an id of labels.ignore"
+    )
+    holes: Literal["cut", "fill"] | None = Field(
+        None, description="a polygon inside another of the same annotation: cut, it is a hole; fill, it is not"
+    )
+
+
+class YoloSource(_Shapes):
+    """Polygons of YOLO: a text file an image; ids are its class numbers."""
+
+    source: Literal["yolo"]
+
+
+class NamedShapesSource(_Shapes):
+    """Annotations of LabelMe (a JSON file an image), CVAT (its XML) or Label Studio (its JSON), which name classes."""
+
+    source: Literal["labelme", "cvat", "label-studio"]
+    names: dict[str, int] = Field({}, description="ids of names that are not in labels.classes, such as {unclear: 255}")
+    several: Literal["first", "last"] | None = Field(
+        None, description="label-studio: which annotation of an image that was annotated more than once"
+    )
+
+
 class _Columns(Section):
     image_column: str = Field("image", description="column of images")
     mask_column: str = Field("mask", description="column of masks: images, or arrays of ids")
@@ -201,6 +280,22 @@ class StoredData(DataFields, StoredSource):
     __doc__ = StoredSource.__doc__
 
 
+class VocData(DataFields, VocSource):
+    __doc__ = VocSource.__doc__
+
+
+class CocoData(DataFields, CocoSource):
+    __doc__ = CocoSource.__doc__
+
+
+class YoloData(DataFields, YoloSource):
+    __doc__ = YoloSource.__doc__
+
+
+class NamedShapesData(DataFields, NamedShapesSource):
+    __doc__ = NamedShapesSource.__doc__
+
+
 class SyntheticRetinaData(DataFields, SyntheticRetinaSource):
     __doc__ = SyntheticRetinaSource.__doc__
 
@@ -229,12 +324,37 @@ class StoredEntry(_Weighted, StoredSource):
     __doc__ = StoredSource.__doc__
 
 
+class VocEntry(_Weighted, VocSource):
+    __doc__ = VocSource.__doc__
+
+
+class CocoEntry(_Weighted, CocoSource):
+    __doc__ = CocoSource.__doc__
+
+
+class YoloEntry(_Weighted, YoloSource):
+    __doc__ = YoloSource.__doc__
+
+
+class NamedShapesEntry(_Weighted, NamedShapesSource):
+    __doc__ = NamedShapesSource.__doc__
+
+
 class SyntheticRetinaEntry(_Weighted, SyntheticRetinaSource):
     __doc__ = SyntheticRetinaSource.__doc__
 
 
 Entry = Annotated[
-    FolderEntry | TableEntry | HubEntry | StoredEntry | SyntheticRetinaEntry, Field(discriminator="source")
+    FolderEntry
+    | TableEntry
+    | HubEntry
+    | StoredEntry
+    | VocEntry
+    | CocoEntry
+    | YoloEntry
+    | NamedShapesEntry
+    | SyntheticRetinaEntry,
+    Field(discriminator="source"),
 ]
 
 
@@ -245,7 +365,19 @@ class MixtureData(DataFields):
     sources: list[Entry] = Field(min_length=1, description="the sources, each with its own fields and a weight")
 
 
-DataSection = FolderData | TableData | HubData | StoredData | SyntheticRetinaData | MixtureData | MemoryData
+DataSection = (
+    FolderData
+    | TableData
+    | HubData
+    | StoredData
+    | VocData
+    | CocoData
+    | YoloData
+    | NamedShapesData
+    | SyntheticRetinaData
+    | MixtureData
+    | MemoryData
+)
 
 Data = Annotated[DataSection, Field(discriminator="source")]
 
@@ -275,3 +407,26 @@ def _check_splits(source: Any, divided: bool, names: str = "") -> None:
             f"train is null and validation {show(source.validation)}; write a share, e.g. validation: 0.2, or write "
             f"{{split}} in {names}."
         )
+
+
+def shape_faults(data: DataFields, labels: LabelSpace) -> list[str]:
+    """Ids that sources of shapes give to pixels and that the labels do not hold."""
+    entries = getattr(data, "sources", None)
+    places = [("data", data)] if entries is None else [(f"data.sources[{n}]", entry) for n, entry in enumerate(entries)]
+    faults = []
+    for place, source in places:
+        if not isinstance(source, _Shapes):
+            continue
+        if labels.encoding != "index":
+            faults.append(
+                f"labels.encoding: {labels.encoding} is about masks that are images; shapes have ids. Take it out."
+            )
+        given = {"unlabelled": source.unlabelled, "crowd": getattr(source, "crowd", None)}
+        given |= {f"names.{name}": value for name, value in getattr(source, "names", {}).items()}
+        faults += [
+            f"{place}.{field}: {value} is neither in labels.classes nor in labels.ignore; write an id of labels.ignore "
+            "for pixels that are left out, of labels.classes for a class such as background."
+            for field, value in given.items()
+            if isinstance(value, int) and value not in labels.train_ids
+        ]
+    return faults

@@ -14,6 +14,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict, Features, Value
 from PIL import Image
 
+from ..data.sources import SHAPES
 from ..labels import LabelSpace
 
 #: width, height
@@ -28,7 +29,8 @@ def mimic_source(fields: Mapping[str, Any], labels: LabelSpace, folder: Path) ->
     """Write generated data laid out as the recipe says, and say where it is.
 
     Names on disk are those of the recipe; what is in an image file is PNG, whatever its name. Stored datasets, the
-    Hub's among them, become a folder of `save_to_disk` with the same columns and splits.
+    Hub's among them, become a folder of `save_to_disk` with the same columns and splits; annotations of shapes become
+    one too, of masks.
 
     Args:
         fields: `recipe.data.source_fields()`.
@@ -51,6 +53,13 @@ def mimic_source(fields: Mapping[str, Any], labels: LabelSpace, folder: Path) ->
     if source == "synthetic-retina":
         return {**fields, "num_train": 2, "num_validation": 1, "size": _BLOCK * 6}
     folder.mkdir(parents=True)
+    if source == "voc":
+        folds = {"image": "JPEGImages", "mask": "SegmentationClass"}
+        return _folder({**fields, **folds, "source": "folder"}, labels, folder)
+    if source in SHAPES:
+        columns = {"image_column": "image", "mask_column": "mask", "id_column": None}
+        named = {name: fields[name] or "train" for name in ("train", "validation")}
+        return _stored({**columns, **named}, labels, folder)
     if source == "folder":
         return _folder(fields, labels, folder)
     return _table(fields, labels, folder) if source == "table" else _stored(fields, labels, folder)

@@ -311,8 +311,8 @@ learning_rate: 3
         ("model.hidden_dim=100", ["model.hidden_dim: 100"]),
         ("loss.mask_weigth=5", ["loss.mask_weigth: unknown field (given 5). Did you mean loss.mask_weight?"]),
         # choices, with the accepted ones
-        ("model.head=mask2fromer", ["one of eomt, linear, mask2former.", "Did you mean `mask2former`?"]),
-        ("data.source=foldr", ['data.source: "foldr" is not accepted', "folder, synthetic-retina", "`folder`?"]),
+        ("model.head=mask2fromer", ["one of eomt, linear, mask2former, pmt.", "Did you mean `mask2former`?"]),
+        ("data.source=foldr", ['data.source: "foldr" is not accepted', "imagefolder, voc, coco", "`folder`?"]),
         ("training.eval_strategy=false", ["training.eval_strategy: false", "one of no, steps, epoch."]),
         ("training.lr_scheduler_type=polynomail", ["linear, cosine,", "Did you mean `polynomial`?"]),
         ("training.optim=adamw", ["adamw_torch,"]),

@@ -11,35 +11,56 @@ from typing import Any
 from datasets import DatasetDict
 
 from ...errors import DataError
+from ...labels import LabelSpace
+from .coco import read_coco
 from .columns import FEATURES
+from .cvat import read_cvat
 from .folder import load_folder
+from .label_studio import read_label_studio
+from .labelme import read_labelme
 from .memory import kind_of, load_memory, load_memory_validation
 from .mixture import mix
 from .saved_dataset import StoredSplits, load_stored
+from .shapes import Reader, load_shapes
 from .synthetic_retina import load_synthetic_retina
 from .table import load_table
+from .voc import load_voc
+from .yolo import read_yolo
 
 __all__ = [
     "FEATURES",
+    "SHAPES",
     "StoredSplits",
     "kind_of",
     "load_folder",
     "load_memory",
     "load_memory_validation",
     "load_source",
+    "load_shapes",
     "load_stored",
     "load_synthetic_retina",
     "load_table",
+    "load_voc",
     "mix",
 ]
 
+#: Formats whose annotations are shapes, and what reads them.
+SHAPES: dict[str, Reader] = {
+    "coco": read_coco,
+    "cvat": read_cvat,
+    "label-studio": read_label_studio,
+    "labelme": read_labelme,
+    "yolo": read_yolo,
+}
 
-def load_source(source: str, **fields: Any) -> DatasetDict:
+
+def load_source(source: str, labels: LabelSpace | None = None, **fields: Any) -> DatasetDict:
     """`train` and `validation` of any source; images and masks are not opened.
 
     Args:
         source: its name in a recipe: `folder`, `table`, `hub`, `parquet`, `arrow`, `imagefolder`, `synthetic-retina`
-            or `mixture`; one in `memory` is loaded by `load_memory`.
+            `voc`, `mixture`, or one of `SHAPES`; one in `memory` is loaded by `load_memory`.
+        labels: where names of classes find their ids; needed by `SHAPES` alone.
         fields: the other fields that the recipe has for it.
 
     Returns:
@@ -62,6 +83,12 @@ def load_source(source: str, **fields: Any) -> DatasetDict:
     if source == "mixture":
         entries = [dict(entry) for entry in fields["sources"]]
         weights = [entry.pop("weight") for entry in entries]
-        return mix([load_source(**entry) for entry in entries], weights)
+        return mix([load_source(labels=labels, **entry) for entry in entries], weights)
+    if source == "voc":
+        return load_voc(**fields)
+    if source in SHAPES:
+        if labels is None:
+            raise DataError(f"data.source: {source} finds the ids of its classes in `labels`, which are missing.")
+        return load_shapes(SHAPES[source], labels, **fields)
     place = fields.pop("repo_id" if source == "hub" else "root")
     return load_stored(source, place=place, **fields)
