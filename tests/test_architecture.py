@@ -22,6 +22,7 @@ LAYERS = [
     {"builders"},
     {"run"},
     {"calibrate", "testing"},
+    {"new_recipe"},
     {"cli"},
 ]
 BOTTOM = {"labels": {"errors"}, "losses": {"models"}}  # within the lowest row

@@ -19,6 +19,7 @@ from .demo import demo
 from .doctor import doctor
 from .evaluate import evaluate
 from .export import export
+from .init import init
 from .predict import predict
 from .push import push
 from .train import train
@@ -52,6 +53,7 @@ def _root(
     pass
 
 
+app.command("init")(init)
 app.command("train")(train)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)

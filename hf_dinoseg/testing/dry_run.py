@@ -73,7 +73,7 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     """
     started = time.time()
     check_recipe(recipe)
-    with TemporaryDirectory() as scratch, _in_silence():
+    with TemporaryDirectory() as scratch, in_silence():
         small = rehearsal(recipe, Path(scratch))
         metrics = train(small, force=True)  # generated masks need not look as masks do
         run = Path(small.training["output_dir"])
@@ -183,7 +183,7 @@ def _last_layers(layers: list[int] | None) -> list[int] | None:
 
 
 @contextmanager
-def _in_silence() -> Iterator[None]:
+def in_silence() -> Iterator[None]:
     """No progress bars, no log and no advice on generated data; nothing goes into the cache of datasets."""
     cached, bars = datasets.is_caching_enabled(), not datasets.are_progress_bars_disabled()
     datasets.disable_caching()
