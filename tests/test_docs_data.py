@@ -34,7 +34,7 @@ def test_forty_images_and_the_commands(tmp_path: Path, tiny_run: Path, monkeypat
         Image.fromarray(vessels).save(tmp_path / f"eyes/masks/patient{number:02d}.png")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/eyes").symlink_to(tiny_run)
-    (tmp_path / "eyes.yaml").write_text(BLOCKS[0])
+    Recipe.from_dict(yaml.safe_load(BLOCKS[0]))
     (commands,) = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
     verbs = []
     for line in commands.splitlines():
@@ -42,10 +42,12 @@ def test_forty_images_and_the_commands(tmp_path: Path, tiny_run: Path, monkeypat
         assert program == "dinoseg"
         if arguments[0] == "train" and "--dry-run" not in arguments:
             arguments.append("--dry-run")
+        if arguments[0] == "init":
+            arguments += ["--yes", "--no-measure"]
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, f"{line}\n{result.output}"
         verbs.append(arguments[0])
-    assert verbs == ["doctor", "train", "train", "predict"]
+    assert verbs == ["init", "doctor", "train", "train", "predict"]
     assert (tmp_path / "report/contact_sheet.png").is_file()
     assert len(list((tmp_path / "predictions").glob("*.png"))) >= 6
 

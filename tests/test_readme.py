@@ -52,7 +52,7 @@ def test_every_dinoseg_command_runs(place: Path) -> None:
         if command[0] != "dinoseg":
             assert command[:2] in (["pip", "install"], ["hf", "auth"]), command
             continue
-        if command[1] in ("push", "demo", "export"):  # the Hub, a page, half a minute: their own tests run them
+        if command[1] in ("init", "push", "demo", "export"):  # own data, the Hub, a page: their own tests run them
             get_command(app).commands[command[1]].make_context(command[1], command[2:])
             continue
         # gated weights and real data are not here: a training command is checked, printed and not run

@@ -79,10 +79,10 @@ def init(
         typer.echo(line)
     typer.echo(f"wrote {', '.join([str(output), *(str(output.parent / name) for name in made.lists)])}")
 
-    from .doctor import examine_data
+    from ..run import examine_run
 
     with only_results_on_stdout():
-        report, _ = examine_data(recipe, None, 1000)
+        report, _ = examine_run(recipe, None, 1000)
     for finding in report.findings:
         if finding.level != "info":
             typer.echo(f"{finding.level}: {finding.code}: {finding.seen} {finding.cure}")

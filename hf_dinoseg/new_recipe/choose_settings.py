@@ -33,6 +33,7 @@ _TINY_HEAD = {
 _CROP, _TINY_CROP, _MULTIPLE = 512, 128, 32
 _MANY_SIZES = 1.5  # longest over shortest of the usual shorter sides: from here on images are brought to one size
 _RARE = 0.01  # of the labelled pixels
+_MOSTLY_ONE = 0.75
 _STEPS = ((50, 2000), (500, 5000), (5000, 20000))  # images up to which so many steps do
 _MOST_STEPS = 40000
 
@@ -53,6 +54,7 @@ class Settings:
 def choose_settings(
     sizes: Sequence[tuple[int, int]],
     shares: Sequence[float],
+    most_classes: int,
     num_train: int,
     backbone: str | None,
     why_no_backbone: str = "",
@@ -62,6 +64,7 @@ def choose_settings(
     Args:
         sizes: (width, height) of the images.
         shares: of the labelled pixels, class by class.
+        most_classes: that one mask holds.
         num_train: images to train on.
         backbone: whose weights can be had; None starts a tiny model from random weights.
         why_no_backbone: a sentence for the recipe then.
@@ -77,14 +80,18 @@ def choose_settings(
     model["head"] = "mask2former"
     if scratch:
         settings.reasons["model.backbone"] = f"a tiny one from random weights, which learns too: {why_no_backbone}"
-        model |= {"num_queries": max(12, 2 * len(shares)), **_TINY_HEAD}
+        model |= {"num_queries": max(12, min(2 * len(shares), 100), most_classes), **_TINY_HEAD}
         settings.sections["loss"]["num_points"] = max(256, (data["crop_size"] // 4) ** 2)
         settings.reasons["loss.num_points"] = "as many as a mask of these crops has pixels"
     else:
         model["tune"] = "head"
         settings.reasons["model.tune"] = "the backbone rests: right for few images, and fast; docs/choosing.md has more"
-        if len(shares) > 100:
-            model["num_queries"] = len(shares)
+        if most_classes > 50:
+            model["num_queries"] = 2 * most_classes
+            settings.reasons["model.num_queries"] = f"one mask holds {most_classes} classes"
+    if max(shares, default=0.0) > _MOSTLY_ONE:
+        data["max_class_share"] = 1.0
+        settings.reasons["data.max_class_share"] = "one class covers most of every image: no other crops to look for"
     if len(shares) > 1 and min((share for share in shares if share), default=1.0) < _RARE:
         data["rare_class_crops"] = 0.5
         settings.reasons["data.rare_class_crops"] = (

@@ -10,7 +10,8 @@ import numpy as np
 from ..doctor.duplicates import Twins
 
 SHARE = 0.2
-_LIKE_NEIGHBOURS = 0.15  # correlation of neighbours in name order above that of any two images
+_LIKE_NEIGHBOURS = 3.5  # standard errors, see `neighbours_alike`
+_RANDOM_PAIRS = 10_000
 _STRETCHES = 10  # places that a stretch of neighbours is tried at
 
 
@@ -56,13 +57,22 @@ def divide(
 
 
 def neighbours_alike(looks: np.ndarray) -> float:
-    """By how much the correlation of neighbours lies above that of any two images, on average."""
+    """How much more alike neighbours are than any two images: their mean correlation, in standard errors above that
+    of pairs drawn at random.
+
+    Measured: 4.7 to 17 for stretches of 40 to 184 frames of CamVid, below 1.3 for the same frames in random
+    order and for drawn retina images.
+    """
     flat = looks.reshape(len(looks), -1).astype(np.float64)
     flat = flat - flat.mean(axis=1, keepdims=True)
     flat /= np.linalg.norm(flat, axis=1, keepdims=True) + 1e-9
-    table = flat @ flat.T
-    apart = ~np.eye(len(looks), dtype=bool)
-    return float(np.diagonal(table, 1).mean() - table[apart].mean())
+    rng = np.random.default_rng(0)
+    first = rng.integers(len(flat), size=_RANDOM_PAIRS)
+    second = (first + rng.integers(1, len(flat), size=_RANDOM_PAIRS)) % len(flat)
+    by_chance = (flat[first] * flat[second]).sum(axis=1)
+    neighbours = (flat[:-1] * flat[1:]).sum(axis=1)
+    error = by_chance.std() / np.sqrt(len(neighbours)) + 1e-9
+    return float((neighbours.mean() - by_chance.mean()) / error)
 
 
 def twin_places(twins: Sequence[Twins], names: Sequence[str]) -> list[tuple[int, int]]:

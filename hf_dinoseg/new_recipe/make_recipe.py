@@ -78,12 +78,14 @@ def make_recipe(
         division = _listed(pairs, [pair.id for pair in good], division)
     lists, data = _data(pairs, [pair.id for pair in good], division, output)
     space = labels.space
-    counts = sum((train_counts(pair.values, space)[:-1] for pair in _in_terms_of(good, labels)), np.zeros(1))
+    counts = np.stack([train_counts(pair.values, space)[:-1] for pair in _in_terms_of(good, labels)])
+    pixels = counts.sum(axis=0)
     found, why = (backbone, "") if backbone else find_backbone(BACKBONE)
     num_train = len(good) - len(division.validation or []) if division.train else round(0.8 * len(good))
     settings = choose_settings(
         [pair.image.size for pair in good if pair.image.size],
-        (counts / max(1, counts.sum())).tolist(),
+        (pixels / max(1, pixels.sum())).tolist(),
+        int((counts > 0).sum(axis=1).max()),
         num_train,
         found,
         why,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 from ..doctor.report import share_text
@@ -17,6 +18,8 @@ Ask = Callable[[str, Sequence[str]], str]
 
 _MOST_COLOURS = 64  # more are those of an image, or of edges that were smoothed
 _MOST_IDS = 512
+_MOST_IN_ONE = 64  # ids in one 8-bit mask
+_MOST_OF_JPEG = 16  # ids in masks that JPEG has blurred
 _MOST_GAPS = 8  # times as many values up to the highest as occur: then they are no ids, but greys
 _BACKGROUND, _VOID, _CLASS = "background", "not labelled", "a class"
 _NAMED_BACKGROUND = ("background", "bg", "_background_")
@@ -66,7 +69,10 @@ def read_labels(survey: Survey, ask: Ask, names: Sequence[str] = ()) -> Labels:
 def _ids(found: Counter[int], survey: Survey, ask: Ask, names: Sequence[str]) -> Labels:
     if min(found) < 0 or max(found) > MOST_ID:
         raise DataError(f"the masks hold {min(found)} to {max(found)}; save them with ids from 0 to {MOST_ID}.")
-    if len(found) > _MOST_IDS or (len(found) > 32 and max(found) > _MOST_GAPS * len(found)):
+    each = median(len(pair.values) for pair in survey.pairs if not pair.colored)
+    lossy = any(pair.mask.format == "JPEG" for pair in survey.pairs)
+    smooth = each > _MOST_IN_ONE and max(found) <= 255 or lossy and len(found) > _MOST_OF_JPEG
+    if smooth or len(found) > _MOST_IDS or (len(found) > 32 and max(found) > _MOST_GAPS * len(found)):
         raise DataError(
             f"the masks hold {len(found)} different values, from {min(found)} to {max(found)}. Labels have few values: "
             "these masks were resized with smoothing, saved as JPEG, or number single objects. Export them again as "
@@ -77,7 +83,7 @@ def _ids(found: Counter[int], survey: Survey, ask: Ask, names: Sequence[str]) ->
     ignore: list[int] = []
     reasons: dict[str, str] = {}
     ids = sorted(found)
-    if 255 in found and _is_void(255, ids, found, ask, "stands far above the others, as 'not labelled' often does"):
+    if ids[-1] == 255 and _is_void(255, ids, found, ask, "stands far above the others, as 'not labelled' often does"):
         ignore.append(255)
         reasons["ignore"] = f"255 is 'not labelled': {share_text(found[255] / found.total())} of the pixels"
     zero = _meaning_of_zero(found, survey, ask, names) if 0 in found else None
