@@ -1,15 +1,14 @@
 """The demo page: an image in, its classes over it. One app for `dinoseg demo` and for a Space.
 
 The model runs once an image. Opacity, classes on and off and the class under the pointer act in the browser
-(`demo_view.js`); a background threshold acts on scores that were kept. The page needs nothing from the network.
+(`demo_view.js`, over `visualize/label_view.js`); a background threshold acts on scores that were kept. The page needs
+nothing from the network.
 """
 
 from __future__ import annotations
 
-import base64
 import html
 import importlib.util
-import io
 import json
 import math
 import os
@@ -28,6 +27,7 @@ from ..inference.background import Background
 from ..inference.segmenter import SegmentationResult, load_image
 from ..labels import LabelSpace
 from ..visualize import class_colors, image_of_panel
+from ..visualize.label_view import SCRIPT, image_uri, numbers_uri
 from .checkpoint_folder import last_panels
 
 _HERE = Path(__file__).parent
@@ -73,7 +73,7 @@ def view_data(image: Image.Image, label_map: np.ndarray, space: LabelSpace) -> s
     """
     colors = class_colors(space)
     ids = space.decode_table.tolist()
-    place = space.places(label_map).astype(np.uint16)
+    place = space.places(label_map)
     shares = np.bincount(place.ravel(), minlength=len(ids)) / place.size
     classes: list[dict[str, Any]] = [
         {
@@ -98,20 +98,13 @@ def view_data(image: Image.Image, label_map: np.ndarray, space: LabelSpace) -> s
     )
     scale = min(1.0, _LONGEST_SIDE / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    numbers = Image.fromarray(np.dstack((place & 255, place >> 8, np.zeros_like(place))).astype(np.uint8))
     return json.dumps(
         {
-            "image": _data_uri(image.resize(size, Image.Resampling.LANCZOS), "JPEG"),
-            "labels": _data_uri(numbers.resize(size, Image.Resampling.NEAREST), "PNG"),
+            "image": image_uri(image.resize(size, Image.Resampling.LANCZOS), "JPEG", quality=90),
+            "labels": numbers_uri(place, size),
             "classes": classes,
         }
     )
-
-
-def _data_uri(image: Image.Image, kind: str) -> str:
-    stream = io.BytesIO()
-    image.save(stream, kind, **({"quality": 90} if kind == "JPEG" else {}))
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 class Demo:
@@ -207,7 +200,7 @@ def build_app(segmenter: Segmenter, title: str, examples: Sequence[Path] = ()) -
                     "",
                     html_template='<div class="dinoseg-view"></div>',
                     css_template=(_HERE / "demo_view.css").read_text(encoding="utf-8"),
-                    js_on_load=(_HERE / "demo_view.js").read_text(encoding="utf-8"),
+                    js_on_load="".join(path.read_text(encoding="utf-8") for path in (SCRIPT, _HERE / "demo_view.js")),
                     elem_id="view",
                 )
                 download = gr.DownloadButton("Download label map (PNG of ids)", interactive=False, elem_id="download")

@@ -1,5 +1,6 @@
-// The result of the demo page: the image with its classes over it. Everything here acts in the browser, on a
-// label map that was sent once: opacity, classes on and off, the class under the pointer.
+// The result of the demo page: the image with its classes over it, drawn by `labelView` (visualize/label_view.js).
+// Everything here acts in the browser, on a label map that was sent once: opacity, classes on and off, the class under
+// the pointer.
 const hidden = new Set();
 let opacity = 60;
 
@@ -10,20 +11,6 @@ const make = (tag, attributes = {}, ...children) => {
   return node;
 };
 
-const load = (source) => new Promise((resolve, reject) => {
-  const image = new Image();
-  image.onload = () => resolve(image);
-  image.onerror = reject;
-  image.src = source;
-});
-
-const pixels = (image) => {
-  const canvas = make("canvas", { width: image.naturalWidth, height: image.naturalHeight });
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.drawImage(image, 0, 0);
-  return context.getImageData(0, 0, canvas.width, canvas.height).data;
-};
-
 async function show(text) {
   const root = element.querySelector(".dinoseg-view");
   if (!root) return;
@@ -32,11 +19,9 @@ async function show(text) {
     return;
   }
   const data = JSON.parse(text);
-  const [photo, map] = await Promise.all([load(data.image), load(data.labels)]);
+  const [photo, map] = await Promise.all([data.image, data.labels].map(labelView.load));
   const [width, height] = [map.naturalWidth, map.naturalHeight];
-  const bytes = pixels(map);
-  const classOf = new Uint16Array(width * height); // place in data.classes
-  for (let i = 0; i < classOf.length; i++) classOf[i] = bytes[4 * i] + 256 * bytes[4 * i + 1];
+  const classOf = labelView.numbers(map); // place in data.classes
 
   const canvas = make("canvas", {
     width, height, tabindex: 0, role: "img",
@@ -46,36 +31,24 @@ async function show(text) {
   const slider = make("input", { type: "range", min: 0, max: 100, value: opacity, "aria-label": "Opacity of the classes" });
   const percent = make("span", { class: "percent" });
   const legend = make("div", { class: "legend", role: "group", "aria-label": "Classes" });
-  const layers = ["fill", "edge"].map(() => make("canvas", { width, height }));
+  let fill, edge;
   const context = canvas.getContext("2d");
   let cross = null;
 
   const paint = () => {
-    const [fill, edge] = layers.map((layer) => layer.getContext("2d").createImageData(width, height));
-    for (let i = 0; i < classOf.length; i++) {
-      const one = data.classes[classOf[i]];
-      if (one.clear || hidden.has(one.id)) continue;
+    const colors = data.classes.map((one) => one.clear || hidden.has(one.id) ? null : one.color);
+    fill = labelView.layer(width, height, (i) => colors[classOf[i]]);
+    edge = labelView.layer(width, height, (i) => {
       const right = (i + 1) % width ? classOf[i + 1] : classOf[i];
       const below = i + width < classOf.length ? classOf[i + width] : classOf[i];
-      const target = right !== classOf[i] || below !== classOf[i] ? [fill, edge] : [fill];
-      for (const image of target) {
-        image.data.set(one.color, 4 * i);
-        image.data[4 * i + 3] = 255;
-      }
-    }
-    layers[0].getContext("2d").putImageData(fill, 0, 0);
-    layers[1].getContext("2d").putImageData(edge, 0, 0);
+      return right !== classOf[i] || below !== classOf[i] ? colors[classOf[i]] : null;
+    });
     draw();
   };
 
   const draw = () => {
-    context.globalAlpha = 1;
-    context.drawImage(photo, 0, 0, width, height);
-    context.globalAlpha = opacity / 100;
-    context.drawImage(layers[0], 0, 0);
-    context.globalAlpha = Math.min(1, (2 * opacity) / 100); // borders keep thin regions visible
-    context.drawImage(layers[1], 0, 0);
-    context.globalAlpha = 1;
+    const thin = Math.min(1, (2 * opacity) / 100); // borders keep thin regions visible
+    labelView.draw(context, photo, [[fill, opacity / 100], [edge, thin]]);
     percent.textContent = `${opacity} %`;
     if (!cross) return;
     const arm = Math.max(6, width / 60);

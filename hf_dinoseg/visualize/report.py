@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -16,6 +14,7 @@ from PIL import Image
 
 from ..figures import is_figure, void_text, without_nan
 from ..labels import LabelSpace
+from .label_view import image_uri, numbers_uri
 from .overlay import check_size
 from .palette import class_colors
 
@@ -181,7 +180,7 @@ def _cell(value: Any) -> dict[str, Any]:
 
 
 def _embed(image: ReportImage, label_space: LabelSpace) -> dict[str, Any]:
-    """An image as data URIs. A label map's pixels hold train ids in red (low byte) and green, void the one after."""
+    """An image and its label maps as data URIs. The maps hold train ids, and for void the number after the last."""
     check_size(image.image, image.truth, "truth")
     check_size(image.image, image.prediction, "prediction")
     width, height = image.image.size
@@ -189,17 +188,9 @@ def _embed(image: ReportImage, label_space: LabelSpace) -> dict[str, Any]:
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     result: dict[str, Any] = {"width": size[0], "height": size[1], "present": set()}
     photo = image.image.convert("RGB").resize(size, Image.Resampling.BOX)
-    result["photo"] = _data_uri(photo, "JPEG", quality=82)
+    result["photo"] = image_uri(photo, "JPEG", quality=82)
     for name in ("truth", "prediction"):
         train_ids = label_space.places(getattr(image, name))
         result["present"] |= set(np.unique(train_ids).tolist()) - {label_space.num_labels}
-        shrunk = np.asarray(Image.fromarray(train_ids.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
-        channels = np.stack((shrunk % 256, shrunk // 256, np.zeros_like(shrunk)), axis=-1)
-        result[name] = _data_uri(Image.fromarray(channels.astype(np.uint8)), "PNG", optimize=True)
+        result[name] = numbers_uri(train_ids, size)
     return result
-
-
-def _data_uri(image: Image.Image, kind: str, **options: Any) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
