@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import is_torch_bf16_available_on_device, is_torch_xla_available
 
-from .checkpoint import model_errors
+from .checkpoint import checkpoint_json, model_errors
 from .data import (
     EvalDataset,
     RareClassCrops,
@@ -40,11 +40,13 @@ from .data import (
     prepare_targets,
 )
 from .errors import RunError
+from .hub import init_from
 from .hub.convert import init_head_from
+from .hub.init_from import start_from
 from .hub.push_callback import PushCallback
 from .inference import Background
 from .losses import LOSSES, Loss, balanced_class_weights
-from .models import DinoSegForSemanticSegmentation, DinoSegImageProcessor, head_class
+from .models import DinoSegConfig, DinoSegForSemanticSegmentation, DinoSegImageProcessor, head_class
 from .recipe import ONE_CYCLE, Recipe, evaluation_arguments, training_arguments
 from .training import DinoSegTrainer, HeadSchedule, apply_tuning
 from .training.callbacks import EarlyStopping
@@ -198,8 +200,13 @@ def build_processor(recipe: Recipe) -> DinoSegImageProcessor:
 
 
 def build_model(recipe: Recipe) -> DinoSegForSemanticSegmentation:
-    """Backbone with its pretrained weights (or random ones, from a config) and a new head, or one taken over."""
-    model = _new_model(recipe)
+    """Backbone with its pretrained weights (or random ones, from a config) and a new head; or both of a checkpoint."""
+    start, kind = recipe.model.init_from, check_start(recipe)
+    if start and kind == DinoSegConfig.model_type:
+        model = _new_model(recipe, backbone=checkpoint_json(start, "config.json")["backbone_config"])
+        start_from(model, start)
+    else:
+        model = _new_model(recipe)
     if recipe.training.get("gradient_checkpointing") and not any(
         hasattr(module, "gradient_checkpointing") for module in model.modules()
     ):
@@ -207,11 +214,21 @@ def build_model(recipe: Recipe) -> DinoSegForSemanticSegmentation:
             f"training.gradient_checkpointing: neither transformers' {type(model.backbone.model).__name__} nor head "
             f"{recipe.model.head} can; take it out, and use training.gradient_accumulation_steps."
         )
-    if recipe.model.init_head_from:
-        init_head_from(model, recipe.model.init_head_from)
+    if start and kind != DinoSegConfig.model_type:
+        init_head_from(model, start)
     tune = recipe.model
     apply_tuning(model, tune.tune, last_blocks=tune.tune_blocks, lora_rank=tune.lora_rank)
     return model
+
+
+def check_start(recipe: Recipe) -> str | None:
+    """Whether training can begin from `model.init_from`; of what kind that is, None if there is none.
+
+    Raises:
+        ModelError: if it cannot.
+    """
+    model = recipe.model
+    return init_from.check_start(model.init_from, model.head, model.backbone) if model.init_from else None
 
 
 def check_sizes(recipe: Recipe) -> None:
@@ -265,12 +282,12 @@ def _host_memory() -> float:
 
 
 @model_errors()
-def _new_model(recipe: Recipe) -> DinoSegForSemanticSegmentation:
-    fields = recipe.model.model_dump(exclude={"backbone", "num_labels", "init_head_from", *_LEARNING, *_STATISTICS})
+def _new_model(recipe: Recipe, backbone: Mapping[str, Any] | None = None) -> DinoSegForSemanticSegmentation:
+    fields = recipe.model.model_dump(exclude={"backbone", "num_labels", "init_from", *_LEARNING, *_STATISTICS})
     if recipe.model.backbone_dtype == "float32":
         fields["backbone_dtype"] = None  # the model's, so that a checkpoint can be loaded in any
     return DinoSegForSemanticSegmentation.from_backbone(
-        recipe.model.backbone,
+        recipe.model.backbone if backbone is None else backbone,
         label_space=recipe.labels.to_dict(),
         id2label=recipe.labels.id2label,
         label2id=recipe.labels.label2id,

@@ -90,6 +90,20 @@ def checkpoint_recipe(name: str | os.PathLike[str]) -> Path:
         return Path(str(cached_file(str(name), RECIPE_FILE)))
 
 
+def checkpoint_json(name: str | os.PathLike[str], file: str) -> dict[str, Any]:
+    """What a JSON file of a checkpoint holds; nothing where it has no such file.
+
+    Raises:
+        ModelError: if there is no such checkpoint.
+    """
+    from transformers.utils import cached_file  # finds it in a folder, on the Hub, or in its cache
+
+    with _told(str(name)):
+        found = cached_file(str(name), file, _raise_exceptions_for_missing_entries=False)
+        stored = json.loads(Path(found).read_text(encoding="utf-8")) if found is not None else {}
+        return stored if isinstance(stored, dict) else {}
+
+
 def checkpoint_metrics(name: str | os.PathLike[str]) -> dict[str, Any] | None:
     """What the `metrics.json` of a checkpoint holds; None where there is none that can be read."""
     if Path(name).is_dir():

@@ -32,6 +32,7 @@ from .builders import (
     build_validation,
     check_memory,
     check_sizes,
+    check_start,
     evenly,
     input_folders,
     input_places,
@@ -227,12 +228,13 @@ def train(
 
 def check_recipe(recipe: Recipe) -> None:
     """What can be said of a run from its recipe alone, before anything is loaded: that the output folder does not hold
-    what is read, that crops fit the memory, and that the sizes make a model.
+    what is read, that `model.init_from` is a start, that crops fit the memory, and that the sizes make a model.
 
     Raises:
-        RunError: if not.
+        RunError, ModelError: if not.
     """
     check_apart(Path(recipe.training["output_dir"]), input_places(recipe))
+    check_start(recipe)
     check_memory(recipe)
     check_sizes(recipe)
 

@@ -182,7 +182,7 @@ def mask2former(
 ) -> None:
     """A new model whose head starts from a Mask2Former of transformers, where shapes agree: a start for training.
 
-    In a recipe, model.init_head_from does the same.
+    In a recipe, model.init_from does the same.
     """
     with only_results_on_stdout():
         from ..hub import convert as converters

@@ -298,7 +298,7 @@ def _training_text(recipe: Mapping[str, Any], metrics: Mapping[str, Any]) -> str
     if is_figure(metrics.get("seconds")):
         where = f" on {metrics['hardware']}" if metrics.get("hardware") else ""
         time = f" It took {_duration(metrics['seconds'])} in all{where}."
-    start = f" The head started from the weights of `{model['init_head_from']}`." if model["init_head_from"] else ""
+    start = f" It began from the weights of `{model['init_from']}`." if model.get("init_from") else ""
     return (
         f"{length}{images} with crops of {recipe['data']['crop_size']} pixels, learning rate "
         f"{training.get('learning_rate')}, backbone {tuned}.{start}{time} The run is repeated by "

@@ -296,7 +296,7 @@ def init_head_from(model: DinoSegForSemanticSegmentation, checkpoint: str) -> He
     """
     if not isinstance(model.head, Mask2FormerHead):
         raise ConversionError(
-            f"model.init_head_from starts a head from transformers' Mask2Former; the model's head is "
+            f"model.init_from starts a head from transformers' Mask2Former; the model's head is "
             f"{model.config.head!r}. Take it out, or choose model.head: mask2former."
         )
     _, state_dict = from_transformers(Mask2FormerForUniversalSegmentation, checkpoint, "mask2former", complete=False)

@@ -208,7 +208,6 @@ class Mask2FormerHead(Head):
         "decoder_layers": 2,
         "decoder_ffn_dim": 32,
     }
-    starts_from = "a Mask2Former of transformers"
     pad_multiple = 32
 
     @classmethod

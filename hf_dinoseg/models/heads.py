@@ -82,7 +82,6 @@ class Head(nn.Module):
         loss: which of `losses.LOSSES` teaches it.
         settings: its fields of the configuration and of recipes. Two heads may share a setting, but not its name alone.
         small: settings of a rehearsal, with which it trains in a moment on a CPU.
-        starts_from: what `model.init_head_from` may name; empty if it always starts from random weights.
         fits_frozen_backbone: whether it learns well while the backbone rests (`tune: head`).
         pad_multiple: images are padded to a multiple of so many pixels.
     """
@@ -93,7 +92,6 @@ class Head(nn.Module):
     loss: ClassVar[str] = "mask_classification"
     settings: ClassVar[Mapping[str, Setting]] = {}
     small: ClassVar[Mapping[str, Any]] = {}
-    starts_from: ClassVar[str] = ""
     fits_frozen_backbone: ClassVar[bool] = True
     pad_multiple: int
 

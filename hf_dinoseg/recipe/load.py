@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -32,9 +33,11 @@ from .schema_data import SECTIONS, Data, DataSection, shape_faults
 from .schema_training import best_metric_faults, check_training, training_fields
 from .yaml_format import apply_overrides, write_yaml
 
+logger = logging.getLogger(__name__)
+
 #: Names of version 0.1 and what they are now; the recipes of its checkpoints have them.
 _RENAMED = {
-    "model": {"head_attention_heads": "num_attention_heads"},
+    "model": {"head_attention_heads": "num_attention_heads", "init_head_from": "init_from"},
     "loss": {"class_weights": "per_class_weights"},
 }
 _REQUIRED = {
@@ -150,6 +153,8 @@ def _section(name: str, given: Any) -> Any:
     schema: Any = {"labels": LabelSpace, "data": Data, **_models()}[name]
     if isinstance(given, Mapping):
         renamed = _RENAMED.get(name, {})
+        for key in (key for key in renamed if given.get(key) is not None):
+            logger.warning("%s.%s is called %s.%s now; write that.", name, key, name, renamed[key])
         given = {renamed.get(key, key) if renamed.get(key) not in given else key: v for key, v in given.items()}
     try:
         return _adapter(schema).validate_json(json.dumps(given, default=repr), strict=True)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, create_model, field_validator, model_validator
 
 from .messages import SectionError, nearest, show
+from .start import start_fields
 from .strict import PositiveInt, Section, backbone_faults
 
 Std = Annotated[float, Field(gt=0)]
@@ -61,10 +62,11 @@ class Model(Section):
         None, description="red, green, blue of 0 to 1, subtracted as in the backbone's training; null is ImageNet's"
     )
     image_std: tuple[Std, Std, Std] | None = Field(None, description="what is divided by then; null is ImageNet's")
-    init_head_from: str | None = Field(
+    init_from: str | None = Field(
         None,
         min_length=1,
-        description="a Mask2Former of transformers, Hub id or folder, whose head a mask2former head starts from",
+        description="a checkpoint to begin from, folder or Hub id: its backbone and head, and the classes that it "
+        "shares with labels, by name or id; or a Mask2Former of transformers, for a mask2former head to begin from",
     )
 
     @model_validator(mode="before")
@@ -84,12 +86,17 @@ class Model(Section):
             said = values.setdefault("tune", "head" if frozen else "full")
             if frozen != (said == "head"):
                 raise ValueError(f"freeze_backbone {show(frozen)} contradicts tune {said!r}; keep tune.")
-        scratch = isinstance(values.get("backbone"), dict)
+        start = values.get("init_from")
+        follows = start_fields(start, values) if isinstance(start, str) and start else {}
+        values = {**follows, **values}
+        scratch = isinstance(values.get("backbone"), dict) and not follows
         if scratch:
             values.setdefault("tune", "full")
         if scratch or values.get("tune") in ("llrd", "lora"):
             values.setdefault("backbone_learning_rate_multiplier", 1.0)
-        return values
+        # after this validator pydantic takes the data for Python's and no longer for JSON's, whose lists are tuples too
+        listed = {k: tuple(v) for k, v in values.items() if k in ("image_mean", "image_std") and isinstance(v, list)}
+        return values | listed
 
     @field_validator("backbone")
     @classmethod
@@ -127,11 +134,6 @@ class Model(Section):
                 f"model.backbone_dtype: {self.backbone_dtype} is for a backbone that rests, and model.tune is "
                 f"{self.tune}: steps of the optimiser, and LoRA's updates where they are merged, are smaller than what "
                 "such weights can tell apart. Write float32 (training.bf16: true computes in bfloat16), or tune: head."
-            )
-        if self.init_head_from and not head.starts_from:
-            faults.append(
-                f"model.init_head_from: {show(self.init_head_from)} is of no use to head {self.head}, which starts "
-                "from random weights; take it out."
             )
         if self.out_layers and sorted(set(self.out_layers)) != self.out_layers:
             faults.append(f"model.out_layers: {self.out_layers} is not accepted; write each once, in ascending order.")

@@ -122,7 +122,7 @@ def rehearsal(recipe: Recipe, folder: Path) -> Recipe:
         "tune_blocks": min(2, model["tune_blocks"]),
         "backbone_warmup_steps": 1 if model["backbone_warmup_steps"] else None,
         "out_layers": _last_layers(model["out_layers"]),
-        "init_head_from": None,
+        "init_from": None,
         **{name: size for head in HEADS.values() for name, size in head.small.items()},
     }
     windows = {"window": _CROP, "stride": default_stride(_CROP), "max_samples": 1, "panels": 0}

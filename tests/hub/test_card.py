@@ -215,7 +215,7 @@ def test_intervals_stand_beside_what_they_belong_to() -> None:
 
 def test_hardware_time_and_a_head_taken_over() -> None:
     measured = METRICS | {"hardware": "8 × NVIDIA H100 80GB HBM3", "seconds": 3 * 3600.0}
-    text = section(card(recipe(model={"init_head_from": "me/older"}), measured), "Training")
+    text = section(card(recipe(model={"init_from": "me/older"}), measured), "Training")
     assert "It took 3.0 hours in all on 8 × NVIDIA H100 80GB HBM3." in text and "weights of `me/older`" in text
 
 

@@ -278,7 +278,7 @@ def test_a_recipe_starts_its_head_from_a_mask2former(
     sizes = ["model.hidden_dim=64", "model.num_attention_heads=4", "model.pixel_decoder_ffn_dim=48"]
     sizes += ["model.num_queries=9"]
     path = write_tiny_recipe(tmp_path)
-    model = build_model(load_recipe(path, [*sizes, f"model.init_head_from={folder}"]))
+    model = build_model(load_recipe(path, [*sizes, f"model.init_from={folder}"]))
     theirs = original.model.pixel_level_module.decoder.encoder.layers[0].fc1.weight
     assert torch.equal(model.head.pixel_decoder.layers[0].fc1.weight, theirs)
     assert model.head.decoder.classify.weight.shape[0] == 5  # three classes there, four here: new, and no error
@@ -286,8 +286,10 @@ def test_a_recipe_starts_its_head_from_a_mask2former(
     original.save_pretrained(tmp_path / "lacking", state_dict=lacking)
     report = init_head_from(model, str(tmp_path / "lacking"))  # transformers fills it with random numbers
     assert report.left["head.decoder.query_features"] == "not in the checkpoint"
-    with pytest.raises(ValueError, match="of no use to head linear"):
-        load_recipe(path, ["model.head=linear", f"model.init_head_from={folder}"])
+    renamed = load_recipe(path, [f"model.init_head_from={folder}"])  # as 0.1 called it
+    assert renamed.model.init_from == str(folder)
+    with pytest.raises(ValueError, match="only a mask2former head starts from, and model.head is linear"):
+        build_model(load_recipe(path, ["model.head=linear", f"model.init_from={folder}"]))
     fresh = build_model(load_recipe(path, ["model.head=linear"]))
     with pytest.raises(ValueError, match="'linear'"):
         init_head_from(fresh, str(folder))
