@@ -152,8 +152,8 @@ import json, sys
 sys.path[:] = json.loads(sys.argv[1])
 from datasets import Dataset
 from hf_dinoseg.data.sources import FEATURES
-from hf_dinoseg.data.targets import _fingerprint
-print(_fingerprint(Dataset.from_list(json.loads(sys.argv[2]), features=FEATURES), "{}"))
+from hf_dinoseg.data.targets import fingerprint
+print(fingerprint(Dataset.from_list(json.loads(sys.argv[2]), features=FEATURES), "{}"))
 """
     rows = load_rows_again(tmp_path)
     arguments = [json.dumps(sys.path), json.dumps(rows.to_list())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +141,90 @@ def test_linear_logits_are_post_processed_too(processor: DinoSegImageProcessor) 
     logits = torch.tensor([[[[3.0, 0.0]], [[0.0, 3.0]], [[0.0, 0.0]]]])
     maps = processor.post_process_semantic_segmentation(DinoSegOutput(logits=logits), [(2, 4)], original_ids=True)
     assert maps[0].tolist() == [[1, 1, 5, 5]] * 2
+
+
+# ---------------------------------------------------------------------- masks
+
+
+def mask(height: int = 5, width: int = 7) -> np.ndarray:
+    """Original ids of `SPACE`, 0 (void) among them."""
+    return np.random.default_rng(1).choice(np.array([0, 1, 5, 700], np.uint16), (height, width))
+
+
+def test_masks_become_labels_by_the_label_space(processor: DinoSegImageProcessor) -> None:
+    found = processor([photo(), photo()], [mask(), mask()[::-1].copy()], return_tensors="pt")
+    assert found["pixel_values"].shape == (2, 3, 5, 7) and found["labels"].dtype == torch.int64
+    by_hand = {0: 255, 1: 0, 5: 1, 700: 2}
+    assert found["labels"][0].tolist() == [[by_hand[i] for i in row] for row in mask().tolist()]
+    assert torch.equal(found["labels"][1], found["labels"][0].flip(0))
+    small = np.where(mask() == 700, 5, mask()).astype(np.uint8)
+    one: Any
+    for one in (small, Image.fromarray(small), Image.fromarray(small, "P"), torch.from_numpy(small), small[None]):
+        for given in (one, [one]) if not isinstance(one, np.ndarray) or one.ndim == 2 else (one,):
+            labels = processor(Image.fromarray(photo()), segmentation_maps=given, return_tensors="pt")["labels"]
+            assert labels.tolist() == [[[by_hand[i] for i in row] for row in small.tolist()]]
+    different = processor([photo(5, 7), photo(6, 9)], [mask(5, 7), mask(6, 9)])
+    assert [labels.shape for labels in different["labels"]] == [(5, 7), (6, 9)]
+    assert "labels" not in processor(photo())
+
+
+def test_labels_follow_their_image_and_what_is_added_is_void() -> None:
+    space = LabelSpace({i: f"class {i}" for i in range(400)})
+    ids = np.arange(16, dtype=np.uint16).reshape(4, 4) * 20  # beyond a byte
+    processor = DinoSegImageProcessor(label_space=space, do_resize=True, size={"height": 8, "width": 8})
+    labels = processor(Image.fromarray(photo(4, 4)), ids, return_tensors="pt")["labels"]
+    assert labels[0].tolist() == ids.repeat(2, 0).repeat(2, 1).tolist()
+    padded = processor(
+        Image.fromarray(photo(4, 4)), ids, do_resize=False, do_pad=True, pad_size={"height": 5, "width": 6}
+    )
+    assert padded["pixel_values"][0].shape == (3, 5, 6)
+    assert padded["labels"][0][:4, :4].tolist() == ids.tolist()
+    assert (padded["labels"][0][4:] == 65535).all() and (padded["labels"][0][:, 4:] == 65535).all()
+
+
+def test_colours_and_two_values_are_read_as_the_label_space_says() -> None:
+    colors = {0: (0, 0, 0), 3: (255, 0, 0)}
+    rgb = DinoSegImageProcessor(label_space=LabelSpace({0: "a", 3: "b"}, encoding="rgb", colors=colors))
+    picture = np.zeros((2, 2, 3), np.uint8)
+    picture[0, 1] = 255, 0, 0
+    for one in (picture, Image.fromarray(picture), Image.fromarray(picture).quantize(4)):
+        assert rgb(Image.fromarray(photo(2, 2)), one)["labels"][0].tolist() == [[0, 1], [0, 0]]
+    binary = DinoSegImageProcessor(label_space=LabelSpace({0: "a", 1: "b"}, encoding="binary"))
+    assert binary(Image.fromarray(photo(1, 2)), np.array([[0, 255]], np.uint8))["labels"][0].tolist() == [[0, 1]]
+    plain = DinoSegImageProcessor()
+    assert plain(Image.fromarray(photo(1, 2)), np.array([[3, 255]], np.uint8))["labels"][0].tolist() == [[3, 255]]
+
+
+@pytest.mark.parametrize(
+    ("masks", "told"),
+    [
+        (np.full((5, 7), 9, np.uint8), r"segmentation_maps\[0\].*9 \(35 pixels\)"),
+        (np.zeros((7, 5), np.uint8), r"segmentation_maps\[0\]: found shape \(7, 5\), wanted \(5, 7\)"),
+        (np.zeros((5, 7)), r"segmentation_maps\[0\].*float64"),
+        (np.zeros((5, 7, 3), np.uint8), r"segmentation_maps\[0\].*\(5, 7, 3\)"),
+        ([np.zeros((5, 7), np.uint8)] * 2, "segmentation_maps: found 2, wanted one for each of 1 images"),
+        (["mask.png"], r"segmentation_maps\[0\]: found <class 'str'>, wanted a PIL image"),
+    ],
+)
+def test_masks_that_do_not_fit_are_told_in_one_sentence(
+    processor: DinoSegImageProcessor, masks: Any, told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        processor(photo(), masks)
+
+
+def test_arguments_have_transformers_order(processor: DinoSegImageProcessor) -> None:
+    from transformers import SegformerImageProcessorPil
+
+    names = [
+        list(inspect.signature(kind.post_process_semantic_segmentation).parameters)
+        for kind in (SegformerImageProcessorPil, DinoSegImageProcessor)
+    ]
+    assert names[1][: len(names[0])] == names[0]
+    maps = processor.post_process_semantic_segmentation(outputs(), [(4, 4), (6, 2)])
+    with_scores = processor.post_process_semantic_segmentation(outputs(), [(4, 4), (6, 2)], True)
+    for found, label_map in zip(with_scores, maps, strict=True):
+        assert torch.equal(found.segmentation, label_map) and torch.equal(found["segmentation"], label_map)
+        assert torch.equal(found.segmentation_scores.argmax(0), label_map)
+    with pytest.raises(TypeError):
+        processor.post_process_semantic_segmentation(outputs(), None, False, True)
