@@ -161,7 +161,7 @@ print(fingerprint(Dataset.from_list(json.loads(sys.argv[2]), features=FEATURES),
     there = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, env=environment
     )
-    assert there.stdout.strip() == targets._fingerprint(rows, "{}")
+    assert there.stdout.strip() == targets.fingerprint(rows, "{}")
 
 
 def test_nothing_is_cached_where_caching_is_off(
