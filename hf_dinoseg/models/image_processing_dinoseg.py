@@ -158,7 +158,7 @@ class DinoSegImageProcessor(PilBackend):
         if original_ids and space is not None:
             void, table = int(space["void_id"]), torch.tensor([int(i) for i in space["original_ids"]])
 
-        label_maps = []
+        label_maps: list[Any] = []
         for index in range(batch):
             single = ModelOutput({name: tensor[index : index + 1] for name, tensor in predictions.items()})
             height, width = next(reversed(single.values())).shape[-2:] if target_sizes is None else target_sizes[index]
@@ -170,10 +170,10 @@ class DinoSegImageProcessor(PilBackend):
                 from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
 
                 every = semantic_scores(single, (int(height), int(width)))[0]
-                label_map = SemanticSegmentationPostProcessorOutput(
-                    data={"segmentation": label_map, "segmentation_scores": every}
-                )
-            label_maps.append(label_map)
+                answer = {"segmentation": label_map, "segmentation_scores": every}
+                label_maps.append(SemanticSegmentationPostProcessorOutput(data=answer))
+            else:
+                label_maps.append(label_map)
         return label_maps
 
 
