@@ -17,6 +17,7 @@ from ..images import read_image
 from ..inference import Background
 from ..labels import LabelSpace
 from ..visualize import CONFUSION_FILE, CURVES_FILE, ReportImage, render_report, save_confusion, save_curves
+from .next_steps import next_steps
 from .streamed import StreamedMetrics
 
 REPORT_FILE = "report.html"
@@ -83,7 +84,8 @@ def write_results(
         prediction, truth = (space.decode(part.numpy()) for part in predict(index))
         image = read_image(dataset.dataset[index]["image"])
         images.append(ReportImage(dataset.ids[index], image, truth, prediction, row["mean_iou"]))
-    page = render_report(title, metrics, counts, space, images, recipe, background.caption(space))
+    steps = next_steps(metrics, counts, space, log_history)
+    page = render_report(title, metrics, counts, space, images, recipe, background.caption(space), steps)
     (folder / REPORT_FILE).write_text(page, encoding="utf-8")
 
 

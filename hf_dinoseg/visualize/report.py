@@ -64,6 +64,7 @@ def render_report(
     images: Sequence[ReportImage],
     recipe: str = "",
     caption: str = "",
+    next_steps: Sequence[tuple[str, str]] = (),
 ) -> str:
     """Write the page.
 
@@ -78,6 +79,7 @@ def render_report(
         images: in the order in which they are to be seen.
         recipe: its text.
         caption: what predictions do with background, if there is something to say.
+        next_steps: what stands out and what to do about it, each in a few words and in a sentence.
 
     Returns:
         HTML that loads nothing from anywhere.
@@ -118,6 +120,7 @@ def render_report(
             for image, shown in zip(images, embedded, strict=True)
         ],
         caption=caption,
+        next_steps=next_steps,
         recipe=recipe,
         metrics_text=json.dumps(without_nan(metrics), indent=2, ensure_ascii=False),
         versions=", ".join(f"{name} {number}" for name, number in (metrics.get("versions") or {}).items()),

@@ -49,7 +49,9 @@ def page(tmp_path: Path) -> str:
     images = [ReportImage(EVIL, photo, truth, prediction, 0.4), ReportImage("b", photo, truth, truth, 1.0)]
     path = tmp_path / "report.html"
     recipe = "labels: {x: </pre><script>alert(2)</script>}"
-    path.write_text(render_report(EVIL, metrics(), MATRIX, SPACE, images, recipe, "no class below 0.3"))
+    path.write_text(
+        render_report(EVIL, metrics(), MATRIX, SPACE, images, recipe, "no class below 0.3", [(EVIL, "because")])
+    )
     return path.as_uri()
 
 
@@ -76,7 +78,16 @@ def settle(browser: Any) -> None:
 def test_the_page_shows_everything_and_asks_nobody(browser: Any, page: str) -> None:
     open_page(browser, page)
     text = browser.execute_script("return document.body.innerText")
-    for shown in ("70.0 %", "61.2 to 78.7", "80.0 %", "2 validation images", "no class below 0.3", EVIL, "torch 2.0"):
+    for shown in (
+        "70.0 %",
+        "61.2 to 78.7",
+        "80.0 %",
+        "2 validation images",
+        "no class below 0.3",
+        EVIL,
+        "because",
+        "torch 2.0",
+    ):
         assert shown in text, shown
     assert "alert(2)" in browser.execute_script("return document.querySelector('pre').textContent")
     assert len(browser.find_elements("css selector", "article canvas")) == 8
