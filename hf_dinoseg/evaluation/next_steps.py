@@ -134,7 +134,7 @@ def _why(
 
 
 def _images(metrics: Mapping[str, Any]) -> list[NextStep]:
-    interval = metrics.get("mean_iou_interval") or (None, None)
+    interval: Any = metrics.get("mean_iou_interval") or (None, None)
     count = metrics.get("num_images")
     if not all(map(is_figure, interval)) or not count or interval[1] - interval[0] < _WIDE:
         return []
