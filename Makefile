@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # Threads that wait for one another sleep: spinning makes a run many times slower once anything else wants a core.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup quickstart test style quality clean
+.PHONY: setup quickstart test style quality docs clean
 
 setup: .venv/.ready
 
@@ -32,6 +32,10 @@ quality: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy hf_dinoseg train.py
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "The site is in build/site; look at it with: $(BIN)/python -m http.server --directory build/site"
 
 clean:
 	rm -rf .venv out build dist *.egg-info
