@@ -109,7 +109,8 @@ def _memory_fields(recipe: Recipe) -> dict[str, Any]:
 
 
 def remember_source(recipe: Recipe, dataset: Any, source: DatasetDict) -> Recipe:
-    """The recipe of a run on a dataset that is an object: it says what that was, as no file does.
+    """The recipe of a run on a dataset in memory. No file holds such a dataset, so the recipe notes its kind and
+    fingerprint.
 
     Args:
         dataset: the object.
@@ -154,7 +155,7 @@ def _places(prefix: str, source: Any) -> dict[str, Path]:
 
 
 def input_folders(source: DatasetDict) -> dict[str, Path]:
-    """The folders that hold the images and masks of a loaded source, by the words that say so."""
+    """Folders with the images and masks of a loaded source, by what errors call them."""
     folders: dict[str, Path] = {}
     for name, split in source.items():
         for column in ("image", "mask"):

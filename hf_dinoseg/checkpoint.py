@@ -52,8 +52,8 @@ def load_checkpoint(name: str | os.PathLike[str], **options: Any) -> Checkpoint:
 
     Args:
         name: folder or Hub id.
-        options: of the model's `from_pretrained` (`dtype`, `attn_implementation`, …); those that say where the files
-            are (`revision`, `token`, `cache_dir`, …) are the processor's too.
+        options: of the model's `from_pretrained` (`dtype`, `attn_implementation`, …); options that locate files
+            (`revision`, `token`, `cache_dir`, …) go to the processor too.
 
     Raises:
         ModelError: if there is no such checkpoint, or it is broken or of another model; the message says which.
@@ -105,7 +105,7 @@ def checkpoint_json(name: str | os.PathLike[str], file: str) -> dict[str, Any]:
 
 
 def checkpoint_metrics(name: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """What the `metrics.json` of a checkpoint holds; None where there is none that can be read."""
+    """The content of a checkpoint's `metrics.json`; None if it is missing or cannot be read."""
     if Path(name).is_dir():
         file: Path | None = Path(name) / METRICS_FILE
     else:

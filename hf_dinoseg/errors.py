@@ -25,8 +25,8 @@ class LabelError(DinoSegError, ValueError):
 class DataError(DinoSegError, ValueError):
     """Files that are missing, broken or contradict one another.
 
-    A DataLoader rebuilds what its worker raised from the formatted traceback (`torch._utils.ExceptionWrapper`); only
-    the message at its end is of use to the user, so that is what is kept.
+    A DataLoader rebuilds its worker's error from the formatted traceback (`torch._utils.ExceptionWrapper`). Only the
+    message at the traceback's end helps the user, so only that is kept.
 
     Example:
         >>> str(DataError("a.png: the file is empty."))
@@ -106,7 +106,7 @@ _EXTRAS = {"demo": "gradio", "onnx": "onnx onnxscript onnxruntime", "lora": "pef
 
 
 def how_to_install(extra: str) -> str:
-    """The words that say how what is missing is installed; this package itself is on no index.
+    """How to install an optional part. This package itself is on no index.
 
     Args:
         extra: one of those in setup.cfg.

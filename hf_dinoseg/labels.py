@@ -376,8 +376,8 @@ class LabelSpace:
     # ------------------------------------------------------------------ plain dict in and out
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict, stored as `config.label_space`. `original_ids` is derived and stored too, so that code
-        that travels with a checkpoint restores ids by indexing, without a second copy of the rules."""
+        """A JSON-ready dict, stored as `config.label_space`. `original_ids` follows from the rest and is stored too:
+        code that travels with a checkpoint then restores ids by indexing, without a copy of the rules."""
         return {
             "classes": {str(k): v for k, v in self.classes.items()},
             "ignore": list(self.ignore),

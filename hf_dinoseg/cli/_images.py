@@ -66,8 +66,8 @@ def find_images(entries: Sequence[str]) -> tuple[list[Image], list[str]]:
 def name_results(images: Sequence[Image]) -> list[Path]:
     """The name, without ending, of each image's results below the output folder.
 
-    Its name below the folder or pattern that it was found by, sub-folders included. Images that would share a name
-    are told apart by all their folders from where those part (URLs: by the address), and in one folder (`a.jpg`,
+    Its name below the folder or pattern that it was found by, sub-folders included. Images that would share a name get
+    the names of their folders too, from the first that differs (URLs: the address), and in one folder (`a.jpg`,
     `a.png`) by their endings. Names that differ in case only count as one: some file systems think so.
     """
     paths = [os.path.abspath(p.source) for p in images if not p.is_url]

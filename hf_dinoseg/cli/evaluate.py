@@ -70,7 +70,8 @@ def evaluate(
 
 
 def _background_overrides(background: EvaluatedBackground | None, threshold: float | None) -> list[str]:
-    """The two fields of the recipe that hang together: what is not asked for makes way for what is."""
+    """The overrides for the recipe's two background fields, which depend on each other: setting one resets the
+    other."""
     if background is None and threshold is None:
         return []
     fields = [f"evaluation.background={background.value if background else 'threshold'}"]

@@ -27,8 +27,8 @@ _RARE = 1  # keeps the draws of rare classes apart from those of crops
 
 
 def sample_keys(ids: Iterable[str]) -> list[int]:
-    """A number for each sample that its id alone decides, so that what is drawn for it neither depends on the place
-    where it stands nor on whether the set is streamed. Where an id comes again, so does its copy's number."""
+    """A number for each sample, made from its id alone. Random draws that start from it do not depend on the sample's
+    place in the set, or on streaming. The n-th copy of an id has a number of its own."""
     seen: Counter[str] = Counter()
     keys = []
     for name in ids:
@@ -111,8 +111,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         return len(self.dataset) if self.draws is None else len(self.draws)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """As `training_item`, and `index` int: the place in `ids` of what is shown. Where samples may be skipped also
-        `skipped`, a list of `Skipped`: those in whose place it is shown.
+        """As `training_item`, with `index`, the sample's place in `ids`. Where samples may be skipped, `skipped` lists
+        the samples (`Skipped`) that this one replaces.
 
         Raises:
             DataError: if the image cannot be read; under `skip` only if no image can.

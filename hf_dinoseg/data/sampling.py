@@ -60,10 +60,11 @@ class RareClassCrops:
 
     Rare class sampling as DAFormer does it (Hoyer et al., https://arxiv.org/abs/2111.14887, section 3.3): a class c,
     which has the share f_c of all labelled pixels, is drawn with a probability proportional to exp((1 - f_c) / T),
-    T = 0.01, then one of the images that hold it, each alike. The transform places the crop about one of its pixels.
+    T = 0.01. Then one of the images that hold it is drawn, all with the same probability. The transform places the crop
+    about one of its pixels.
 
     Args:
-        share: of samples that are chosen so, 0 to 1; the others are left as they come.
+        share: of the samples that are chosen this way, 0 to 1; the others stay what they are.
         class_labels: for each image its classes.
         pixel_counts: how many pixels each of them has there.
 

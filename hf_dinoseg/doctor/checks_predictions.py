@@ -26,7 +26,7 @@ _OF_CHANCE = 0.02  # mean IoU above that of answers that do not hang together wi
 
 
 def worth_repairs(seen: Probe, stored: Stored | None) -> bool:
-    """Whether a checkpoint answers, and does so worse than it should, so that causes in the data are to be tried."""
+    """Whether to look for causes in the data: the checkpoint gives answers, but worse ones than it should."""
     if not seen.finite or not seen.images or _unsure(seen):
         return False
     return seen.mean_iou < (2 / 3 if stored is None else stored.least(seen.images))

@@ -68,7 +68,7 @@ def contact_sheet(
 
 
 def _tile_size(sizes: list[tuple[int, int]]) -> tuple[int, int]:
-    """Of the shape that most images have, so that rows have no gaps."""
+    """The size of all tiles. Their aspect ratio is the images' median, so most images fill their tile."""
     aspect = min(2.0, max(0.6, median(width / height for width, height in sizes))) if sizes else 4 / 3
     scale = min(_LARGEST[0] / aspect, _LARGEST[1])
     return round(scale * aspect), round(scale)
@@ -96,7 +96,7 @@ def _draw(row: Any, space: LabelSpace) -> tuple[Image.Image, np.ndarray | None, 
 
 
 def _finish(image: Image.Image, is_void: np.ndarray | None, caption: str, tile: tuple[int, int]) -> _Tile:
-    """Fitted into its tile; stripes and notes are drawn after that, so that all are of one size."""
+    """Fit an image into its tile. Stripes and notes come after that, so they have one size in every tile."""
     fitted = _fit(image, tile)
     if is_void is not None and is_void.any():
         alpha = _fit(Image.fromarray((is_void * (255 * _VOID_ALPHA)).astype(np.uint8)), tile)
@@ -118,7 +118,7 @@ def _fit(image: Image.Image, tile: tuple[int, int]) -> Image.Image:
 
 
 def _original_ids(stored: np.ndarray, space: LabelSpace) -> tuple[np.ndarray, np.ndarray]:
-    """Original ids, void where unknown, and where that is."""
+    """Original ids, with void for unknown values, and a mask of void."""
     known = raw_ids(space)
     wide = stored.astype(np.int64)
     if wide.ndim == 3:

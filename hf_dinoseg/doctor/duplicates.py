@@ -51,7 +51,7 @@ class _Image(NamedTuple):
 def find_twins(
     splits: Mapping[str, Any], surveys: Mapping[str, Survey] | None = None, seconds: float | None = None
 ) -> list[Twins]:
-    """Images equal to one before them: of its own split, and of the splits before.
+    """Images that equal an earlier one, of the same split or of a split before it.
 
     Files are compared byte for byte, and only those of equal size are opened. Where a survey decoded images, what
     they show is compared as well, which finds an image saved in another format, size or quality, and one that was

@@ -24,7 +24,8 @@ HUGE_PIXELS = 50_000_000
 
 #: side of `FileFacts.thumbnail`
 THUMBNAIL = 24
-_LEAST_DRAFT = 2 * THUMBNAIL  # pixels a JPEG is decoded to, at least, so that its thumbnail is that of other formats
+#: pixels that a JPEG is decoded to at least; of fewer, its thumbnail would differ from that of other formats
+_LEAST_DRAFT = 2 * THUMBNAIL
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class FileFacts:
         dropped: what it holds beside what is read, such as `pages 2 to 3`; see `images.dropped_parts`.
         fault: why it cannot be read.
         fault_code: `missing-file`, `empty-file`, `refused-file`, `one-hot-mask` or `broken-file`.
-        fault_cure: what to do about it, where that depends on the file.
+        fault_cure: what to do about it, if the advice depends on the file.
     """
 
     name: str

@@ -35,9 +35,9 @@ class Reading:
 
     Attributes:
         code: of the finding.
-        doubt: how much must have gone wrong for it to be so.
-        seen: what was seen, a sentence that ends where the ids follow.
-        cure: what to write if it is so.
+        doubt: how much must have gone wrong for this reading to be true.
+        seen: what was seen, the start of a sentence that the ids complete.
+        cure: what to write in that case.
     """
 
     code: str
@@ -49,8 +49,9 @@ class Reading:
 def readings(found: Counter[int], space: LabelSpace, seams: bool) -> list[Reading]:
     """What the ids may mean, the likeliest first; at least one.
 
-    Each reading says which ids are classes, which are void, and what the recipe got wrong. It is doubted for that, for
-    classes that would occur in no mask (the more, the more of the others occur), and for pixels that would become void.
+    Each reading says which ids are classes, which are void, and what the recipe got wrong. Its doubt grows with the
+    errors it blames on the recipe, with the pixels it makes void, and with the classes it leaves without any mask. A
+    class without a mask counts more if most other classes occur.
 
     Args:
         found: pixels of each id, of which some are not known.

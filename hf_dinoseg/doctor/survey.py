@@ -60,7 +60,7 @@ class Survey:
 
     Attributes:
         rows: pairs in the split.
-        pairs: those that were read.
+        pairs: the pairs that were read.
         absent: files, of all rows, that are missing or empty.
     """
 
@@ -110,7 +110,7 @@ def survey(
     deadline = float("inf") if seconds is None else time.monotonic() + seconds
     count = len(rows)
     chosen = even_indices(count, samples)
-    # in an order that is spread over the split too, so that a deadline leaves an even choice
+    # shuffled: what was read by the deadline is then spread over the split
     chosen = np.random.default_rng(0).permutation(chosen).tolist()
 
     def read(place: int) -> tuple[int, PairFacts] | None:

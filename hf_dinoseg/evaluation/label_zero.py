@@ -78,8 +78,8 @@ class ThresholdCurve:
         num_labels: how many classes there are, C.
 
     Attributes:
-        right, labelled, under_zero: (C, 8000) int64, pixels answered as each class, by score: those whose truth is that
-            class, any class, and id 0.
+        right, labelled, under_zero: (C, 8000) int64, pixels answered as each class, by score. `right` counts the pixels
+            whose truth is that class, `labelled` those of any class, `under_zero` those of id 0.
         truth: (C,) int64, pixels of each class.
     """
 

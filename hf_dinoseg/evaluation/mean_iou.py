@@ -23,9 +23,10 @@ class MeanIoU(evaluate.Metric):
 
     Label maps may differ in size from image to image. One confusion matrix is kept, and no map.
 
-    `DinoSegTrainer` does not go through it: its processes send counts of each image, with the image's index, so that
-    copies that fill up the last batch are counted once (`streamed.StreamedMetrics`); an `evaluate.Metric` takes
-    predictions and knows no index. The figures are those of one function, `summary.summarize`.
+    `DinoSegTrainer` does not go through it: with several processes, the last batch is filled up with copies of images,
+    which must not count twice. The trainer's processes therefore send counts with each image's index
+    (`streamed.StreamedMetrics`), and an `evaluate.Metric` knows no index. The figures are those of one function,
+    `summary.summarize`.
 
     Args:
         label_space: names and original ids of the classes, and the train id of void.

@@ -94,8 +94,8 @@ class StreamedMetrics:
             compute_result: whether this is the last step.
 
         Returns:
-            The figures that are single numbers (`mean_iou`, `overall_accuracy`, …), and the one of a class that the
-            best checkpoint is chosen by, by the name that it is asked for; empty before the last step.
+            The figures that are single numbers (`mean_iou`, `overall_accuracy`, …), and, if the best checkpoint is
+            chosen by a class's figure, that figure under its own name. Empty before the last step.
         """
         matrices, extras = (torch.as_tensor(part).cpu() for part in step.predictions)
         for matrix, extra, index in zip(matrices, extras, torch.as_tensor(step.label_ids).tolist(), strict=True):
@@ -126,8 +126,8 @@ class StreamedMetrics:
         return np.empty((_FEWEST_KEPT, 3, self.label_space.num_labels), dtype=np.int64)
 
     def _keep(self, index: int, counts: np.ndarray) -> None:
-        """Pixels right, true and predicted, (3, C), in one array for all images. Small arrays that stay, made between
-        large ones that go, would break up the memory that those leave, and the process would grow and grow."""
+        """Pixels right, true and predicted, (3, C), in one array for all images. One small array an image would
+        fragment the memory between the large temporary ones, and the process would keep growing."""
         place = len(self._seen)
         if place == len(self._counts):
             self._counts = np.concatenate((self._counts, np.empty_like(self._counts)))

@@ -106,8 +106,8 @@ def higher_is_better(name: str) -> bool:
 
 
 def figure_names(label_space: LabelSpace) -> list[str]:
-    """Every name that `find_figure` takes, without `eval_`: those of all classes together first, then those of each
-    class, by name where the name belongs to one class alone and is no number, and by original id.
+    """Every name that `find_figure` takes, without `eval_`. Figures of all classes together come first, then those of
+    each class, by original id and by name. A name that is a number, or that several classes have, is left out.
     """
     places = [str(i) for i, _ in _names(label_space)]
     for original_id, name in _names(label_space):
@@ -143,8 +143,8 @@ def find_figure(name: str, label_space: LabelSpace) -> tuple[str, str | None] | 
 
 
 def classes_called(place: str, label_space: LabelSpace) -> list[int]:
-    """The original ids of the classes that a name or an id means: those of this very name, else those whose name is
-    this one with `_` in place of blanks."""
+    """The original ids of the classes that a name or an id means. An exact name goes before one written with `_` for
+    blanks."""
     names = _names(label_space)
     if _NUMBER.fullmatch(place):
         return [i for i, _ in names if i == int(place)]

@@ -1,7 +1,8 @@
 """Checkpoints of EoMT on DINOv3, in transformers' form and in the authors' own, whole or as differences.
 
-DINOv3's licence keeps its weights where they are, so EoMT's authors publish what is to be added to them (the model zoo
-of https://github.com/tue-mps/eomt: "deltas with respect to DINOv3 weights"). Nothing in such a file says so.
+Because of DINOv3's licence, EoMT's authors publish differences to its weights (the model zoo of
+https://github.com/tue-mps/eomt: "deltas with respect to DINOv3 weights"). Nothing in such a file says that it holds
+differences.
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ def plan_export(
 
 
 def example_input(plan: ExportPlan, batch: int = 2) -> Tensor:
-    """An image batch of a size that the graph takes; where any is, sides that tell height from width."""
+    """An image batch of a size that the graph takes. If it takes any size, height and width differ."""
     height, width = plan.size or (3 * plan.multiple, 5 * plan.multiple)
     values = torch.randint(0, 256, (batch, 3, height, width), generator=torch.Generator().manual_seed(0))
     return values.byte() if plan.graph.preprocess else values / 127.5 - 1

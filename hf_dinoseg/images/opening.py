@@ -35,8 +35,8 @@ _SUBFILE_TYPE, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _EXTRA_SAMPLES = 254, 262, 277,
 _COPY_OR_TRANSPARENCY = 0b101  # bits of the first
 _ALPHA = (1, 2)  # values of the last
 
-# Pillow's limit is a variable of the process, so that two who set it at once could leave it off for good: there is one
-# lock for it, and no other code sets it. Within the limit nothing is touched.
+# Pillow's limit is a global variable. Two threads that set and restore it at the same time could leave it off for good,
+# so one lock guards it and no other code sets it. Images within the limit do not touch it.
 _LIMIT = threading.RLock()
 
 

@@ -70,10 +70,10 @@ class Background:
             stored: the checkpoint's (`config.background_threshold`), None if it has none.
 
         Raises:
-            ValueError: as the class, also where a policy that takes none comes with a threshold that was asked for.
+            ValueError: as the class; also for a threshold beside a policy that uses none.
         """
         if policy in ("none", "truth") and threshold is not None:
-            return cls(policy, threshold)  # which says that they contradict one another
+            return cls(policy, threshold)  # raises: the two contradict each other
         chosen = stored if threshold is None else threshold
         policy = policy or ("none" if chosen is None else "threshold")
         return cls(policy, chosen if policy == "threshold" else None)
@@ -88,7 +88,7 @@ class Background:
         return without_unlikely(labels, scores, self.threshold, ignore_index)
 
     def drawn(self, labels: torch.Tensor, truth: torch.Tensor, ignore_index: int) -> torch.Tensor:
-        """The answer as an image shows it beside its truth: with policy `truth`, void where that is void."""
+        """The answer as it is drawn beside the truth. With policy `truth`, it is void where the truth is void."""
         return labels.masked_fill(truth == ignore_index, ignore_index) if self.policy == "truth" else labels
 
     def caption(self, label_space: LabelSpace) -> str:

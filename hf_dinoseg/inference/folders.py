@@ -136,7 +136,7 @@ def segment_files(
 
 
 class _Room:
-    """Who may be on the way: so many images with so many bytes, or one that alone has more."""
+    """Bounds the images on their way, by number and by bytes. An image that exceeds the bytes alone goes by itself."""
 
     def __init__(self, images: int, size: int) -> None:
         self._images, self._size = images, size

@@ -1,9 +1,9 @@
 """From images to label maps: the one path that evaluation in training, the command line and `Segmenter` share.
 
 Two modes. *whole*: the model sees the image at once. *slide*: it sees windows, and where windows overlap the class
-probabilities are averaged. Either way scores are computed some rows at a time, at the size of the answer, so that all
-classes' scores of an image are held only if they are what is asked for. Images are predicted where they lie, in the
-model's own dtype unless autocast is asked for.
+probabilities are averaged. Either way scores are computed a few rows at a time, at the size of the answer. All classes'
+scores of an image are held only if they are asked for. Images are predicted where they lie, in the model's own dtype
+unless autocast is asked for.
 """
 
 from __future__ import annotations

@@ -193,9 +193,9 @@ class Segmenter:
     ) -> Segmenter:
         """Load a checkpoint folder or a Hub id.
 
-        What is not given follows the checkpoint: mode, windows, blending, augmentation and autocast the evaluation
-        that its figures come from (`config.inference`; whole images if it says nothing), the threshold
-        `config.background_threshold`, the colours `config.palette`.
+        Whatever is not given is the checkpoint's own. Mode, windows, blending, augmentation and autocast are those of
+        its evaluation (`config.inference`; whole images if there is none). The threshold is
+        `config.background_threshold`, the colours are `config.palette`.
 
         Args:
             background: `none` for the best class everywhere, whatever threshold the checkpoint has; `threshold` to

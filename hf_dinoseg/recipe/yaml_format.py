@@ -107,8 +107,8 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def _fault(error: yaml.MarkedYAMLError, text: str) -> str:
-    """What is wrong and where. YAML finds a bracket or a quote that is never closed only later, often at the file's
-    end, so the place where it was opened is named first."""
+    """What is wrong and where. YAML notices a missing bracket or quote late, often at the file's end. The place where
+    it was opened is therefore named first."""
     problem, opened = error.problem_mark or error.context_mark, error.context_mark
     context = f" {error.context}" if error.context else ""
     if problem is None:

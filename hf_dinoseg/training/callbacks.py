@@ -38,8 +38,8 @@ class EpochCallback(TrainerCallback):
 class HeadSchedule(TrainerCallback):
     """Tells the head how far training is: EoMT lets its queries off their masks by it.
 
-    What a head makes of it follows from the step alone, so that a resumed run goes on where it was. A run that ends
-    with its best checkpoint ends with that one's progress: predictions are made as they were when it was measured.
+    A head's schedule depends on the step alone, so a resumed run continues it. A run that ends with its best checkpoint
+    ends with that one's progress: predictions are made as they were when it was measured.
     """
 
     def on_train_begin(
@@ -69,8 +69,8 @@ class BegunCallback(TrainerCallback):
 
 
 class EarlyStopping(EarlyStoppingCallback):
-    """transformers', which would take an evaluation in which the metric has no value for one that bettered nothing: a
-    class that is not predicted yet, or is in none of the images, must not end a run."""
+    """transformers' early stopping, except that an evaluation without a value of the metric does not count. A class
+    that is not predicted yet, or is in no image, must not end a run."""
 
     def check_metric_value(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metric_value: float

@@ -1,4 +1,4 @@
-"""Several processes: what a launcher started, what batch norms see, and who holds which weights."""
+"""Several processes: checks of the launch, batch norms, and sharded weights."""
 
 from __future__ import annotations
 

@@ -62,8 +62,8 @@ def show_evaluation(trainer: DinoSegTrainer, panels: Path) -> None:
 
 
 def report_images(callbacks: Iterable[TrainerCallback], images: Mapping[str, Path], step: int) -> None:
-    """Give images to those of transformers' integrations that take any. They log an evaluation's figures first, and
-    are set up by then.
+    """Log images to TensorBoard, Weights & Biases and Trackio, as far as transformers' callbacks use them. These log an
+    evaluation's figures first, so their runs have begun.
 
     Args:
         callbacks: of a Trainer.

@@ -87,9 +87,9 @@ def two_stage_schedule(
     0.9 from the end of each part's warm-up to the end of training.
 
     Args:
-        optimizer: its groups have a `name`; those that begin with `backbone` are the backbone's.
+        optimizer: its groups have a `name`, which begins with `backbone` for the backbone's.
         head_warmup: steps over which the head's rate rises linearly.
-        backbone_warmup: steps over which the backbone's does, from where the head's ends.
+        backbone_warmup: steps over which the backbone's rate rises, after the head's warm-up.
         num_training_steps: steps in all.
     """
     ramps: list[Callable[[int], float]] = []

@@ -1,4 +1,4 @@
-"""The output folder: who owns it, where a run goes on, and what counts as a whole checkpoint."""
+"""The output folder: whether a run may use it, from which checkpoint it goes on, and which checkpoints are whole."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def inspect(folder: Path, *, resume: bool, overwrite: bool) -> Path | None:
 
 def claim(folder: Path, *, resume: bool, overwrite: bool) -> Manifest:
     """Make `folder` this run's own: created, and emptied of the run that it replaces, or of one that came to no step.
-    Called by one process, as late as possible, so that a run that cannot start costs no finished work.
+    Called by one process, as late as possible: a run that cannot start then deletes nothing.
 
     Returns:
         The list of what the run makes, which is in the folder now; of a run that is resumed, the list that it has.

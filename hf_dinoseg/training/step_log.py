@@ -48,9 +48,9 @@ class StepLog:
         self._images += images
 
     def entries(self) -> dict[str, float]:
-        """What is to be logged, and begin anew: terms a step (each summed over the predictions of all layers),
-        `images_per_second` of all processes, from when their data is waited for, and `gpu_memory_gb`, the most that
-        tensors have taken so far on this process's device, in 10⁹ bytes, where the device counts it."""
+        """What to log since the last call. Loss terms are means over steps, each summed over the predictions of all
+        layers. `images_per_second` is of all processes and includes waiting for data. `gpu_memory_gb` is the peak of
+        tensors on this process's device so far, in 10⁹ bytes, if the device counts it."""
         if not self._batches:
             return {}
         steps = self._batches / self.accumulation_steps

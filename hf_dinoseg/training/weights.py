@@ -1,7 +1,8 @@
-"""The weights of a run: those that learn, and those that are evaluated and saved, where the two differ.
+"""The weights of a run. With a running average or LoRA, the weights that learn are not those that are evaluated and
+saved.
 
-A checkpoint's `model.safetensors` is always the plain model that was evaluated. With a running average, or with LoRA,
-training itself has other weights; they stand beside it in `training_weights.safetensors`.
+A checkpoint's `model.safetensors` is always the plain model that was evaluated. The weights that learn, if they differ,
+are in `training_weights.safetensors` beside it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _ADAPTER = "default"  # peft's name of a single adapter
 
 
 class OwnWeights:
-    """The two sets of weights of a run: those that learn, and those that are shown to the world.
+    """The two sets of weights of a run: the learning ones, and the ones that are evaluated and saved.
 
     Args:
         model: the model that learns, already on its device.

@@ -1,7 +1,7 @@
 """Which colour a class has, and label maps as files that show it.
 
 The dataset's own colours come first. Classes without one get a colour that depends only on their place among the
-classes, so that two runs, or a file and its legend, agree: black for a class named "background", then the seven
+classes. Two runs, or a file and its legend, therefore agree: black for a class named "background", then the seven
 chromatic colours of Okabe and Ito that stay apart for every common kind of colour vision
 (https://jfly.uni-koeln.de/color/), then, for as many classes as there are, the colour farthest from all before it in
 the perceptual space OKLab (https://bottosson.github.io/posts/oklab/).
@@ -46,7 +46,7 @@ def class_colors(label_space: LabelSpace) -> dict[int, Color]:
     """The colour of each class.
 
     Args:
-        label_space: whose `colors`, where given, win.
+        label_space: its `colors` are used for the classes that have one.
 
     Returns:
         `{original id: (R, G, B)}` for every class, classes that are merged into another sharing its colour. No two

@@ -19,6 +19,9 @@ _PALETTE, _GREY = 3, 0  # PNG colour types (https://www.w3.org/TR/png-3/#3colour
 class PngStrips:
     """Writes what `palette_image(label_map, label_space).save(path)` writes: the same pixels, mode and palette.
 
+    Pillow writes whole images only. For a map of 8192² it takes 210 MiB, this takes none beyond a band of rows
+    (benchmarks/bench_files.py).
+
     The file has its name only once it is whole; one that is left early leaves nothing.
 
     Args:
