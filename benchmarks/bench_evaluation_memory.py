@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=100)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--classes", type=int, default=150)
-    parser.add_argument("--head", choices=["linear", "mask2former", "eomt"], default="linear")
+    parser.add_argument("--head", choices=["linear", "mask2former", "eomt", "pmt"], default="linear")
     parser.add_argument("--device", default="cpu", help="cpu, or whatever the Trainer finds")
     parser.add_argument("--json", action="store_true", help="print the sizes in bytes, image by image")
     args = parser.parse_args()

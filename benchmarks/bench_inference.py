@@ -1,6 +1,6 @@
 """Evaluation by sliding windows: ours against the plain loop that the field runs, over the same model.
 
-    python benchmarks/bench_inference.py [--models linear tiny eomt mask2former] [--images 32] [--rounds 1]
+    python benchmarks/bench_inference.py [--models linear tiny pmt eomt mask2former] [--images 32] [--rounds 1]
                                          [--threads 2] [--batch-size 1] [--device cpu] [--clock wall]
 
 32 images of 683 × 512, windows of 512 every 341, 150 classes, random weights, to label maps in the images' size.
@@ -12,8 +12,8 @@
 Ours and the loop take turns image by image; seconds are sums over the images, of the fastest round for each
 image, and the ratio is theirs over ours. `--clock process` counts processor seconds, which a busy machine disturbs
 less. Peak memory is the growth of a fresh process's resident size over its size with model and images in place,
-activations of the model included. Models: linear, eomt and mask2former on a ViT-S, the last two with 100 queries; tiny
-is the quickstart's Mask2Former with 100 queries.
+activations of the model included. Models: linear, pmt, eomt and mask2former on a ViT-S, all but the first with 100
+queries; tiny is the quickstart's Mask2Former with 100 queries.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ TINY_HEAD = {
 MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "linear": (VIT_S, {"head": "linear"}),
     "tiny": (TINY, TINY_HEAD),
+    "pmt": (VIT_S, {"head": "pmt", "attn_mask_probs": [0.0] * 6}),
     "eomt": (VIT_S, {"head": "eomt", "attn_mask_probs": [0.0] * 4}),
     "mask2former": (VIT_S, {}),
 }

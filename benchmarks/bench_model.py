@@ -1,6 +1,7 @@
 """Model speed: the Mask2Former head against transformers' two modules, and whole models against their backbone.
 
     python benchmarks/bench_model.py [--rounds 5] [--threads 1] [--device cpu] [--only head|whole|labels]
+                                     [--heads linear pmt] [--batch 1] [--bf16] [--clock wall|process]
                                      [--checkpoint DIR --images FOLDER]
 
 Head: features of a ViT-S for 2 images of 512², width 384, hidden 256, 8 heads, feed-forward 1024 and 2048, 6 + 9
@@ -12,7 +13,8 @@ Peak memory is that of one pass in a new process that inherits no peak: the kern
 size (VmHWM), set back once weights and inputs are in place, less the resident size then. Freed blocks above 64 KiB go
 back to the system at once (MALLOC_MMAP_THRESHOLD_), on both sides, so that the mark follows what is held. On an
 accelerator it is the allocator's own peak.
-Whole models: ViT-S, random weights, one image of 512².
+Whole models: ViT-S, random weights, one image of 512² or `--batch` of them. `--clock process` counts processor seconds,
+which a busy machine disturbs less.
 Labels: a trained checkpoint's label maps under bf16 autocast against its own in fp32, whole images at their original
 size. It needs images and a checkpoint, so it is made only where both are given.
 """
@@ -138,21 +140,26 @@ def make_step(side: str, mode: str, device: torch.device, bf16: bool = False) ->
     return step
 
 
-def seconds(step: Callable[[], Any], device: torch.device) -> float:
-    started = time.perf_counter()
+def seconds(step: Callable[[], Any], device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
+    started = clock()
     step()
     if device.type != "cpu":
         torch.accelerator.synchronize()
-    return time.perf_counter() - started
+    return clock() - started
 
 
-def medians(steps: dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, float]:
+def medians(
+    steps: dict[str, Callable[[], Any]],
+    rounds: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     for step in steps.values():
         step()
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
-            times[name].append(seconds(step, device))
+            times[name].append(seconds(step, device, clock))
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -166,9 +173,8 @@ def agreement(device: torch.device) -> float:
     return worst
 
 
-def measure_memory(side: str, mode: str, device: torch.device) -> float:
-    """MiB above weights and inputs, in this process."""
-    step = make_step(side, mode, device)
+def mebibytes_of(step: Callable[[], Any], device: torch.device) -> float:
+    """MiB that this process's memory grows by during a step, at its highest."""
     if device.type != "cpu":
         torch.accelerator.reset_peak_memory_stats()
         before = torch.accelerator.memory_allocated()
@@ -232,28 +238,35 @@ def label_table(args: argparse.Namespace, device: torch.device) -> None:
 
 def whole_table(args: argparse.Namespace, device: torch.device) -> None:
     torch.manual_seed(0)
-    image = torch.randn(1, 3, SIZE, SIZE, device=device)
-    annealed = {"attn_mask_probs": [0.0] * 4}
+    image = torch.randn(args.batch, 3, SIZE, SIZE, device=device)
     models: dict[str, Any] = {
-        head: DinoSegForSemanticSegmentation.from_backbone(
-            VIT_S, head=head, num_labels=CLASSES, **(annealed if head == "eomt" else {})
-        )
-        for head in ("linear", "eomt", "mask2former")
+        head: DinoSegForSemanticSegmentation.from_backbone(VIT_S, head=head, num_labels=CLASSES)
+        for head in ("linear", "pmt", "eomt", "mask2former")
+        if args.heads is None or head in args.heads
     }
-    models["mask2former, pyramid"] = DinoSegForSemanticSegmentation.from_backbone(
-        VIT_S, adapter="pyramid", num_labels=CLASSES
-    )
-    config = EomtDinov3Config(
-        hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536, image_size=SIZE,
-        num_queries=100, num_labels=CLASSES,
-    )  # fmt: skip
-    models["transformers' EoMT"] = EomtDinov3ForUniversalSegmentation(config)
-    models["transformers' EoMT"].attn_mask_probs.zero_()
+    backbone = DinoSegForSemanticSegmentation.from_backbone(VIT_S, head="linear", num_labels=CLASSES).backbone
+    for model in models.values():
+        model.head.set_progress(1.0)  # as after training: queries of eomt and pmt attend everywhere
+    if args.heads is None:
+        models["mask2former, pyramid"] = DinoSegForSemanticSegmentation.from_backbone(
+            VIT_S, adapter="pyramid", num_labels=CLASSES
+        )
+        config = EomtDinov3Config(
+            hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536, image_size=SIZE,
+            num_queries=100, num_labels=CLASSES,
+        )  # fmt: skip
+        models["transformers' EoMT"] = EomtDinov3ForUniversalSegmentation(config)
+        models["transformers' EoMT"].attn_mask_probs.zero_()
     steps: dict[str, Callable[[], Any]] = {}
-    for name, model in {"backbone alone": models["linear"].backbone, **models}.items():
-        steps[name] = torch.no_grad()(partial(model.to(device).eval(), image))
-    time_of = medians(steps, args.rounds, device)
-    print("\n| whole model, inference, fp32 | s | times the backbone | parameters beside the backbone, M |")
+    cast = torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
+    for name, model in {"backbone alone": backbone, **models}.items():
+        steps[name] = torch.no_grad()(cast(partial(model.to(device).eval(), image)))
+    time_of = medians(steps, args.rounds, device, time.process_time if args.clock == "process" else time.perf_counter)
+    dtype = "bf16 autocast" if args.bf16 else "fp32"
+    print(
+        f"\n| whole model, inference, {dtype}, {args.batch} image(s) | s | times the backbone "
+        "| parameters beside the backbone, M |"
+    )
     print("| --- | --- | --- | --- |")
     for name, value in time_of.items():
         head = getattr(models.get(name), "head", None)
@@ -266,6 +279,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--heads", nargs="+", help="of the whole models, these alone")
+    parser.add_argument("--batch", type=int, default=1, help="images a pass of a whole model")
+    parser.add_argument("--bf16", action="store_true", help="whole models under bf16 autocast")
+    parser.add_argument("--clock", choices=("wall", "process"), default="wall", help="of whole models")
     parser.add_argument("--only", choices=["head", "whole", "labels"])
     parser.add_argument("--checkpoint", type=Path, help="folder of a trained checkpoint, for the table of labels")
     parser.add_argument("--images", type=Path, help="folder of images, for the table of labels")
@@ -278,7 +295,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     if args.memory_of:
-        print(json.dumps(measure_memory(*args.memory_of, device)))
+        print(json.dumps(mebibytes_of(make_step(*args.memory_of, device), device)))
         return
     print(
         f"torch {torch.__version__}, transformers {transformers.__version__}, {args.device}, {args.threads} thread(s)"

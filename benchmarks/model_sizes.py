@@ -1,11 +1,13 @@
 """Parameters and training memory of every backbone with every head, counted without allocating anything.
 
     python benchmarks/model_sizes.py                 # the tables of docs/model_sizes.md, as markdown
+    python benchmarks/model_sizes.py --operations    # the operations of an image in inference, alone
     python benchmarks/model_sizes.py --check         # one real training step on the CPU beside its count
 
 A training step (forward, backward, AdamW) runs on fake tensors, which have shapes and no data, and the bytes of every
 storage that is alive are added up. The loss is left out (its matching depends on the data); the mean of all
-predictions, auxiliary ones too, stands for it.
+predictions, auxiliary ones too, stands for it. Operations are those of matrix products, attention's among them, and of
+convolutions; two for a multiplication and its addition. EoMT and PMT are as after training: nothing is masked.
 """
 
 from __future__ import annotations
@@ -25,8 +27,10 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 from transformers.initialization import no_init_weights
 
 from hf_dinoseg.losses import MaskClassificationLoss, PixelLoss
@@ -34,7 +38,8 @@ from hf_dinoseg.models import DinoSegConfig, DinoSegForSemanticSegmentation
 
 GIB = 2**30
 SIZE, BATCH, LABELS = 512, 1, 150
-HEADS = ("linear", "eomt", "mask2former")
+HEADS = ("linear", "pmt", "eomt", "mask2former")
+PLAIN_ONLY = ("pmt", "eomt")  # no ConvNeXt
 
 
 def vit(hidden: int, layers: int, heads: int, mlp: int, gated: bool = False, bias: bool = True) -> dict[str, Any]:
@@ -165,7 +170,7 @@ def tables(kinds: tuple[bool, ...]) -> None:
         print(f"\n## Backbone {'frozen' if frozen else 'trained'}\n\n{head_line}\n| --- | --- |" + " ---: |" * 6)
         for name, (config, published) in BACKBONES.items():
             for head in HEADS:
-                if head == "eomt" and "depths" in config:
+                if head in PLAIN_ONLY and "depths" in config:
                     continue
                 full, half = (count(config, head, frozen, bf16) for bf16 in (False, True))
                 assert abs(full.backbone / 1e6 - published) <= max(1.5, 0.03 * published), (name, full.backbone)
@@ -181,6 +186,29 @@ def half_table() -> None:
         for head in HEADS:
             peaks = [count(BACKBONES[name][0], head, True, bf16, "bfloat16").peak for bf16 in (False, True)]
             print(f"| {name} | {head} | " + " | ".join(f"{peak / GIB:.2f}" for peak in peaks) + " |", flush=True)
+
+
+def operations(backbone: dict[str, Any], head: str | None) -> int:
+    """Of one image in inference; of the backbone alone where there is no head."""
+    counts = patch("torch.bincount", lambda values, minlength: values.new_zeros(minlength))
+    # of the ways to compute attention, the one whose products are counted
+    with FakeTensorMode(allow_non_fake_inputs=True), no_init_weights(), counts, sdpa_kernel(SDPBackend.MATH):
+        model = new_model(backbone, head or "linear", True).eval().requires_grad_(False)
+        model.head.set_progress(1.0)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            (model if head else model.backbone)(torch.zeros(1, 3, SIZE, SIZE))
+    return counter.get_total_flops()
+
+
+def operations_table() -> None:
+    print("\n| backbone | alone, Gflop | " + " | ".join(HEADS) + " |\n| --- | ---: |" + " ---: |" * len(HEADS))
+    for name, (config, _) in BACKBONES.items():
+        alone = operations(config, None)
+        shares = [
+            "" if head in PLAIN_ONLY and "depths" in config else f"{operations(config, head) / alone:.2f}"
+            for head in HEADS
+        ]
+        print(f"| {name} | {alone / 1e9:.0f} | " + " | ".join(shares) + " |", flush=True)
 
 
 def real_step(name: str, head: str, frozen: bool) -> tuple[int, int]:
@@ -236,6 +264,7 @@ def main() -> None:
     parser.add_argument("--check", nargs="*", metavar="BACKBONE", help="really run these, and compare")
     parser.add_argument("--frozen", action="store_true", help="only with the backbone frozen")
     parser.add_argument("--half", action="store_true", help="only frozen backbones whose weights are bfloat16")
+    parser.add_argument("--operations", action="store_true", help="only the operations of an image in inference")
     parser.add_argument("--step", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -246,9 +275,12 @@ def main() -> None:
         check(options.check or ["ViT-S"], kinds)
     elif options.half:
         half_table()
+    elif options.operations:
+        operations_table()
     else:
         tables(kinds)
         half_table()
+        operations_table()
 
 
 if __name__ == "__main__":

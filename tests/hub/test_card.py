@@ -180,6 +180,7 @@ def test_panel_limits_and_citations() -> None:
     citation = section(text, "Citation")
     assert "2508.10104" in citation and "cheng2022mask2former" in citation
     assert "kerssies2025eomt" in section(card(recipe(model={"head": "eomt"})), "Citation")
+    assert "cavagnero2026pmt" in section(card(recipe(model={"head": "pmt"})), "Citation")
     assert "{{ " not in text and "{%" not in text
 
 

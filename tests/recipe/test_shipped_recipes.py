@@ -32,6 +32,7 @@ def test_there_are_recipes() -> None:
     }
     sizes = ("vits16", "vitb16", "vitl16", "vit7b16")
     wanted = {f"{head}_{size}" for head in ("linear", "eomt", "mask2former") for size in sizes}
+    wanted |= {"pmt_vits16", "pmt_vitb16", "pmt_vitl16"}
     assert {path.stem for path in RECIPES if path.parent.name == "ade20k"} == wanted
 
 

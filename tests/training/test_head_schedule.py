@@ -38,6 +38,21 @@ def test_blocks_are_let_off_where_the_published_trainings_let_them_off(
         assert halfway == pytest.approx(0.5**0.9, abs=0.005)
 
 
+def test_pmt_lets_its_blocks_off_where_its_authors_do() -> None:
+    """The steps of `pmt_l_512.yaml` (configs/ade20k of github.com/tue-mps/pmt), 16 epochs of 1263 batches; another
+    length of training has the same shares."""
+    starts, ends = [0, 5384, 7403, 9422, 11442, 13461], [3000, 8749, 10769, 12788, 14807, 16826]
+    vit = {"model_type": "dinov3_vit", "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
+    head = DinoSegForSemanticSegmentation(DinoSegConfig(backbone_config=vit, head="pmt", num_labels=2)).head
+    assert head.attn_mask_probs == [1.0] * 6
+    for steps in (16 * 1263, 900):
+        for step in (0, 1500, 3000, 5384, 7000, 10000, 12345, 15000, 16826, 20208):
+            head.set_progress(round(step * steps / (16 * 1263)) / steps)
+            progress = [min(max((step - start) / (end - start), 0), 1) for start, end in zip(starts, ends, strict=True)]
+            # the published steps are those of 20 192, and 900 steps are coarse
+            assert head.attn_mask_probs == pytest.approx([(1 - p) ** 0.9 for p in progress], abs=0.015)
+
+
 @pytest.mark.parametrize("num_blocks", [1, 2, 3, 4, 6])
 def test_the_blocks_are_let_off_in_their_order_and_all_by_five_sixths(num_blocks: int) -> None:
     rows = [masking_probabilities(step / 1200, num_blocks) for step in range(1201)]
