@@ -74,6 +74,8 @@ class LabelSpace:
 
     Example:
         >>> space = LabelSpace({1: "wall", 2: "sky"}, ignore=(255,), reduce_zero_label=True)
+        >>> space
+        LabelSpace(2 classes: 1 wall, 2 sky; void 255; reduce_zero_label)
         >>> space.encode(np.array([[0, 1, 2, 255]], dtype=np.uint8))
         array([[255,   0,   1, 255]], dtype=uint8)
         >>> space.decode(np.array([[0, 1]]))
@@ -167,6 +169,17 @@ class LabelSpace:
                 raise LabelError(
                     f"labels.colors: ids {_list(unknown)} have a colour but are neither in `classes` nor in `ignore`."
                 )
+
+    def __repr__(self) -> str:
+        """Short: the first classes, and what differs from the defaults."""
+        learned = [f"{i} {self.classes[i]}" for i in self.original_ids]
+        told = [", ".join(learned if len(learned) <= 6 else [*learned[:4], "…", learned[-1]])]
+        told += [f"void {', '.join(map(str, self.ignore))}"] if self.ignore else []
+        told += ["reduce_zero_label"] if self.reduce_zero_label else []
+        told += [f"{source} read as {target}" for source, target in list(self.merge.items())[:4]]
+        told += [f"{len(self.merge) - 4} merged more"] if len(self.merge) > 4 else []
+        told += [f"encoding {self.encoding}"] if self.encoding != "index" else []
+        return f"LabelSpace({self.num_labels} classes: {'; '.join(told)})"
 
     # ------------------------------------------------------------------ what follows from the fields
 

@@ -61,6 +61,7 @@ from .doctor import (
     quick_checks,
 )
 from .errors import RecipeError, RunError
+from .evaluation.metrics import Metrics
 from .evaluation.results import RESULT_FILES, versions, write_results
 from .figures import write_json
 from .hub.checkpoint_folder import describe, hardware
@@ -103,7 +104,7 @@ def train(
     overwrite: bool = False,
     force: bool = False,
     **fields: Any,
-) -> dict[str, Any]:
+) -> Metrics:
     """Train, evaluate, and leave a checkpoint folder in `training.output_dir`.
 
     Args:
@@ -120,7 +121,7 @@ def train(
             see `recipe.keywords`. Without `output_dir`, transformers' `trainer_output`.
 
     Returns:
-        What `metrics.json` holds.
+        What `metrics.json` holds; it shows itself as a table.
 
     Raises:
         RecipeError: on keywords or a recipe that cannot be used, with every fault.
@@ -223,7 +224,7 @@ def train(
     if pushes:
         pushed = pushes.finish(folder, f"End of training, weights of step {step}")
         logger.info("pushed %d files: %s", len(pushed.files), pushed.url)
-    return metrics
+    return Metrics(metrics)
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -248,7 +249,7 @@ def evaluate(
     images: Any = None,
     masks: Any = None,
     **fields: Any,
-) -> dict[str, Any]:
+) -> Metrics:
     """Measure a checkpoint on the validation split of a recipe, as training did.
 
     Args:
@@ -290,7 +291,7 @@ def evaluate(
             write_json(folder / METRICS_FILE, metrics)
         if output:
             _write_results(folder, trainer, dataset, metrics, Path(checkpoint).name, recipe)
-    return metrics
+    return Metrics(metrics)
 
 
 def check(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from html import escape
 from typing import Any, Literal
 
 from ..errors import DataError
@@ -52,6 +53,19 @@ class Report:
     def __post_init__(self) -> None:
         ordered = tuple(sorted(self.findings, key=lambda finding: _ORDER.index(finding.level)))
         object.__setattr__(self, "findings", ordered)
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def __repr__(self) -> str:
+        found = [(sum(finding.level == level for finding in self.findings), level) for level in _ORDER]
+        counts = [f"{n} {level}{'' if n == 1 or level == 'info' else 's'}" for n, level in found if n]
+        codes = ", ".join(dict.fromkeys(finding.code for finding in self.findings))
+        return f"Report({', '.join(counts)}: {codes})" if counts else "Report(no findings)"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return f"<pre>{escape(self.text())}</pre>"
 
     @property
     def errors(self) -> tuple[Finding, ...]:

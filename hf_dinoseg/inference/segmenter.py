@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
@@ -17,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 from ..checkpoint import load_checkpoint
-from ..errors import ImageError, InputError
+from ..errors import DinoSegError, ImageError, InputError
 from ..images import LARGEST, Cell, dropped_parts, read_image
 from ..images.in_memory import image_of
 from ..labels import LabelSpace
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | torch.Tensor
 
 logger = logging.getLogger(__name__)
+
+_SHOWN = 1024  # pixels, the longer side of a result in a notebook
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +58,23 @@ class SegmentationResult:
     image: Image.Image
     label_space: LabelSpace
     class_scores: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        """The size, and the classes with their shares of the pixels, the largest first."""
+        ids, counts = np.unique(self.label_map, return_counts=True)
+        shares = 100 * counts / counts.sum()
+        largest = np.argsort(-counts, kind="stable")[:5]
+        shown = [f"{self.label_space.classes.get(int(ids[i]), 'no class')} {shares[i]:.1f} %" for i in largest]
+        more = [f"{len(ids) - 5} more"] if len(ids) > 5 else []
+        height, width = self.label_map.shape
+        return f"SegmentationResult({width}×{height} pixels: {', '.join([*shown, *more])})"
+
+    def _repr_png_(self) -> bytes:
+        """For notebooks: the overlay, at most 1024 pixels wide and high."""
+        drawn = self.overlay()
+        drawn.thumbnail((_SHOWN, _SHOWN))
+        drawn.save(file := io.BytesIO(), "PNG")
+        return file.getvalue()
 
     def overlay(self, alpha: float = 0.5) -> Image.Image:
         """The image tinted with the classes' colours, hatched where there is no answer; `alpha` is the weight."""
@@ -117,7 +138,7 @@ class Segmenter:
     Args:
         model: a model whose output `models.scores` reads. Put into evaluation mode; used where it lies.
         processor: makes `pixel_values` (1, 3, h, w) of a PIL image.
-        label_space: original ids and names of the model's classes.
+        label_space: original ids and names of the model's classes, or its plain dict.
         mode: `whole`, or `slide` for windows.
         window, stride: of the windows, in pixels; 512 and two thirds of the window if None.
         batch_size: windows that the model sees at once.
@@ -125,9 +146,11 @@ class Segmenter:
         blend: how overlapping windows are averaged, `mean` or `smooth`.
         tta: sizes and mirror images that are averaged, such as `{"scales": [0.75, 1, 1.25], "flip": True}`.
         autocast: the model runs under `torch.autocast` in this type, `bfloat16` or `float16`; None for its own.
+        device: where the model goes; None leaves it where it lies.
 
     Raises:
-        ValueError: on an unknown mode, blend or augmentation, or a window and stride that leave gaps.
+        ValueError: on an unknown mode, blend, augmentation or device, a window and stride that leave gaps, or a model
+            of another number of classes than the label space.
 
     Example:
         >>> segmenter = Segmenter.from_pretrained("out/quickstart")  # doctest: +SKIP
@@ -138,7 +161,7 @@ class Segmenter:
         self,
         model: nn.Module,
         processor: Any,
-        label_space: LabelSpace,
+        label_space: LabelSpace | Mapping[str, Any],
         mode: Mode = "whole",
         window: int | None = None,
         stride: int | None = None,
@@ -147,13 +170,26 @@ class Segmenter:
         blend: Blend = "mean",
         tta: Mapping[str, Any] | None = None,
         autocast: Autocast | None = None,
+        device: str | int | torch.device | None = None,
     ) -> None:
+        if isinstance(label_space, Mapping):
+            label_space = LabelSpace.from_dict(label_space)
+        if not isinstance(label_space, LabelSpace):
+            raise InputError(f"label_space is a {type(label_space).__name__}; give a LabelSpace or its plain dict.")
+        count = getattr(getattr(model, "config", None), "num_labels", label_space.num_labels)
+        if count != label_space.num_labels:
+            raise InputError(
+                f"the model tells {count} classes apart, and label_space has {label_space.num_labels}; give the label "
+                "space that the model was trained with (config.label_space)."
+            )
         self.model = model.eval()
         self.processor = processor
         self.label_space = label_space
+        if device is not None:
+            self.to(device)
         self.mode: Mode = mode
         self.window, self.stride = resolve_window(mode, window, stride)
-        self.batch_size = batch_size
+        self.batch_size = _positive(batch_size)
         self.background_threshold = background_threshold
         (
             blend_weights(1, blend),
@@ -163,6 +199,28 @@ class Segmenter:
         self.blend: Blend = blend
         self.tta = dict(tta) if tta else None
         self.autocast: Autocast | None = autocast
+
+    def __repr__(self) -> str:
+        config = getattr(self.model, "config", None)
+        kind = getattr(config, "head", type(self.model).__name__)
+        seen = f"windows of {self.window}, {self.stride} apart" if self.mode == "slide" else "whole images"
+        device = next((p.device for p in self.model.parameters()), "no device")
+        return f"Segmenter({kind}, {self.label_space.num_labels} classes, {seen}, on {device})"
+
+    def to(self, device: str | int | torch.device) -> Segmenter:
+        """Move the model; returns the segmenter.
+
+        Raises:
+            InputError: if there is no such device.
+        """
+        try:
+            nn.Module.to(self.model, torch.device(device))
+        except (RuntimeError, AssertionError, TypeError) as error:
+            found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+            there = f"cpu and {found}" if found is not None else "cpu alone"
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise InputError(f"device {device!r} cannot be used here ({reason}); there is {there}.") from error
+        return self
 
     @property
     def background(self) -> Background:
@@ -179,7 +237,7 @@ class Segmenter:
     def from_pretrained(
         cls,
         folder_or_id: str | os.PathLike[str],
-        device: str | torch.device | None = None,
+        device: str | int | torch.device | None = None,
         mode: Mode | None = None,
         window: int | None = None,
         stride: int | None = None,
@@ -220,45 +278,50 @@ class Segmenter:
         if device is None and torch.accelerator.is_available():
             device = torch.accelerator.current_accelerator()
         return cls(
-            model if device is None else nn.Module.to(model, device),
+            model,
             processor,
             with_palette(label_space, palette or config.palette),
             mode=mode or saved.get("mode", "whole"),
             window=window,
             stride=stride,
-            batch_size=batch_size or saved.get("batch_size", 8),
+            batch_size=saved.get("batch_size", 8) if batch_size is None else batch_size,
             background_threshold=chosen.threshold,
             blend=blend or saved.get("blend", "mean"),
             tta=saved.get("tta") if tta is None else tta,
             autocast=saved.get("autocast"),
+            device=device,
         )
 
     @overload
-    def __call__(self, images: ImageLike) -> SegmentationResult: ...
+    def __call__(self, images: ImageLike, batch_size: int = 1) -> SegmentationResult: ...
 
     @overload
-    def __call__(self, images: Iterator[Any]) -> Iterator[SegmentationResult]: ...
+    def __call__(self, images: Iterator[Any], batch_size: int = 1) -> Iterator[SegmentationResult]: ...
 
     @overload
-    def __call__(self, images: Sequence[Any]) -> list[SegmentationResult]: ...
+    def __call__(self, images: Sequence[Any], batch_size: int = 1) -> list[SegmentationResult]: ...
 
     def __call__(
-        self, images: ImageLike | Iterator[Any] | Sequence[Any]
+        self, images: ImageLike | Iterator[Any] | Iterable[Any], batch_size: int = 1
     ) -> SegmentationResult | Iterator[SegmentationResult] | list[SegmentationResult]:
         """Segment an image, or several.
 
         Args:
-            images: one of these, a sequence of them, or an iterator (a generator, say):
+            images: one of these, a list of them (or a column, a frame's, a torch Dataset of images), or an iterator
+                (a generator, say):
 
                 - a path or URL, or the bytes of an image file;
                 - a PIL image;
                 - an array (H, W, 3) or (H, W) of uint8, values 0 to 255;
                 - a tensor (3, H, W), (H, W, 3) or (H, W) of uint8, or (3, H, W) of floats from 0 to 1, on any device.
                   One of three rows that could be either is taken to have its channels first.
+            batch_size: of several images, so many are read ahead, and those of one size among them, side by side,
+                are shown to the model together; of use on an accelerator.
 
         Returns:
-            The result of one image; for a sequence a list, which holds all results; for an iterator another, which
-            takes an image only when its result is asked for.
+            The result of one image; for a list a list, which holds all results; for an iterator another, which
+            takes an image only when its result is asked for. Where an image cannot be read, asking for its result
+            raises; the results after it can still be asked for.
 
         Raises:
             FileNotFoundError: if a path leads to no file.
@@ -268,19 +331,19 @@ class Segmenter:
             >>> for result in segmenter(path for path in paths):  # doctest: +SKIP
             ...     result.save(f"{next(names)}.png")
         """
-        if isinstance(images, Iterator) and not isinstance(images, io.IOBase):
-            return map(self._segment, images)
-        if isinstance(images, Sequence) and not isinstance(images, (str, bytes, bytearray)):
-            return list(map(self._segment, images))
-        one: Any = images
-        return self._segment(one)
+        several: Any = images
+        if _is_one(images):
+            return next(_Stream(self, iter([several]), 1))
+        if isinstance(images, Iterator):
+            return _Stream(self, several, _positive(batch_size))
+        items = iter(several) if hasattr(several, "__iter__") else (several[place] for place in range(len(several)))
+        return list(_Stream(self, items, _positive(batch_size)))
 
-    def _segment(self, image: ImageLike) -> SegmentationResult:
+    def _read(self, image: ImageLike) -> Prepared:
         if isinstance(image, (str, os.PathLike, bytes)) and (more := dropped_parts(_cell(image))):
             name = "an image" if isinstance(image, bytes) else image
             logger.warning("%s: only its first page and three bands are read, not %s.", name, more)
-        prepared = self.prepare(image)
-        return self.result(prepared.image, self.answer([prepared])[0])
+        return self.prepare(image)
 
     def prepare(self, image: ImageLike) -> Prepared:
         """What comes before the model: reading and normalising, on the host; errors as of a call."""
@@ -315,6 +378,64 @@ class Segmenter:
             self.label_space,
             None if answer.class_scores is None else answer.class_scores.numpy(),
         )
+
+
+class _Stream(Iterator[SegmentationResult]):
+    """Results of images, one after the other. What is wrong with an image is raised in its turn, and costs no other."""
+
+    def __init__(self, segmenter: Segmenter, images: Iterator[Any], batch_size: int) -> None:
+        self.segmenter, self.images, self.batch_size = segmenter, images, batch_size
+        self.ready: deque[SegmentationResult | DinoSegError] = deque()
+
+    def __next__(self) -> SegmentationResult:
+        if not self.ready:
+            self._fill()
+        found = self.ready.popleft()
+        if isinstance(found, DinoSegError):
+            raise found
+        return found
+
+    def _fill(self) -> None:
+        """Take the next images, and answer them.
+
+        Raises:
+            StopIteration: if there are none.
+        """
+        read: list[Prepared | DinoSegError] = []
+        for image in islice(self.images, self.batch_size):
+            try:
+                read.append(self.segmenter._read(image))
+            except DinoSegError as error:
+                read.append(error)
+        if not read:
+            raise StopIteration
+        for _, group in groupby(read, key=_alike):
+            together: list[Any] = list(group)
+            if isinstance(together[0], DinoSegError):
+                self.ready += together
+            else:
+                answers = self.segmenter.answer(together)
+                pairs = zip(together, answers, strict=True)
+                self.ready += [self.segmenter.result(prepared.image, answer) for prepared, answer in pairs]
+
+
+def _alike(read: Prepared | DinoSegError) -> Any:
+    """What images have in common that can be shown together."""
+    return None if isinstance(read, DinoSegError) else (read.image.size, read.pixel_values.shape)
+
+
+def _is_one(images: Any) -> bool:
+    """Whether it is meant as one image, and not as several."""
+    if isinstance(images, (str, bytes, bytearray, os.PathLike, Image.Image, np.ndarray, torch.Tensor, Mapping)):
+        return True
+    several = hasattr(images, "__iter__") or (hasattr(images, "__getitem__") and hasattr(images, "__len__"))
+    return isinstance(images, io.IOBase) or not several
+
+
+def _positive(batch_size: Any) -> int:
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise InputError(f"batch_size is {batch_size!r}; it is a whole number from 1.")
+    return batch_size
 
 
 def load_image(image: ImageLike) -> Image.Image:

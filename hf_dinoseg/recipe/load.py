@@ -73,6 +73,18 @@ class Recipe:
         """
         return _check(dict(data), where, [])
 
+    def __repr__(self) -> str:
+        """One line; `print(recipe.to_yaml())` shows it all."""
+        backbone = self.model.backbone if isinstance(self.model.backbone, str) else self.model.backbone["model_type"]
+        data = self.data.source_fields()
+        place = next((f" {data[key]}" for key in ("root", "repo_id", "file", "kind") if data.get(key)), "")
+        steps = self.training.get("max_steps") or -1
+        length = f"{steps} steps" if steps > 0 else f"{self.training.get('num_train_epochs') or 3} epochs"
+        return (
+            f"Recipe({self.model.head} on {backbone}, {self.labels.num_labels} classes, {data['source']}{place}, "
+            f"{length} to {self.training['output_dir']})"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, every default written out; `Recipe.from_dict` gives an equal recipe back."""
         labels = {f.name: getattr(self.labels, f.name) for f in dataclasses.fields(LabelSpace)}

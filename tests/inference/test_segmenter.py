@@ -3,7 +3,9 @@ from __future__ import annotations
 import io
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
+import pandas
 import pytest
 import torch
 from PIL import Image
@@ -248,3 +250,80 @@ def test_wrong_input_is_one_sentence_that_says_what_was_found(segmenter, given, 
 def test_bad_window_is_refused_before_any_image():
     with pytest.raises(ValueError, match="would be left out"):
         Segmenter(Brightness(), process, SPACE, "slide", window=8, stride=9)
+
+
+def test_a_batch_is_what_neighbours_of_one_size_are_shown_in():
+    shapes = [(6, 8), (6, 8), (9, 8), (6, 8), (6, 8), (6, 8), (6, 8)]
+    photos = [half_and_half(*shape) for shape in shapes]
+    seen = []
+
+    class Counting(Brightness):
+        def forward(self, pixel_values):
+            seen.append(len(pixel_values))
+            return super().forward(pixel_values)
+
+    segmenter = Segmenter(Counting(), process, SPACE)
+    results = segmenter(photos, batch_size=3)
+    assert seen == [2, 1, 3, 1]  # of (0, 1, 2), (3, 4, 5), (6)
+    for result, photo in zip(results, photos, strict=True):
+        assert np.array_equal(result.label_map, expected_ids(photo))
+    taken = []
+    stream = segmenter((taken.append(1) or photo for photo in photos), batch_size=3)
+    assert taken == [] and next(stream).label_map.shape == (6, 8) and len(taken) == 3
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_an_image_that_cannot_be_read_costs_no_other(segmenter, batch_size):
+    results = segmenter(iter([half_and_half(), "nowhere.jpg", half_and_half(9)]), batch_size=batch_size)
+    assert next(results).label_map.shape == (6, 8)
+    with pytest.raises(FileNotFoundError, match="nowhere.jpg"):
+        next(results)
+    assert next(results).label_map.shape == (9, 8) and list(results) == []
+
+
+def test_collections_of_other_libraries_are_taken_as_lists(segmenter, tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(2)]
+    for path in paths:
+        Image.fromarray(half_and_half()).save(path)
+
+    class Images(torch.utils.data.Dataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, place):
+            return half_and_half()
+
+    column = datasets.Dataset.from_dict({"image": [str(p) for p in paths]}).cast_column("image", datasets.Image())
+    for given in (pandas.Series(map(str, paths)), column["image"], Images(), dict(enumerate(paths)).values()):
+        results = segmenter(given)
+        assert isinstance(results, list) and [r.label_map.shape for r in results] == [(6, 8)] * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"device": "gpu"}, "device 'gpu' cannot be used here"),
+        ({"device": "cuda:77"}, "device 'cuda:77' cannot be used here"),
+        ({"batch_size": 0}, "batch_size is 0; it is a whole number from 1"),
+        ({"label_space": [1, 2]}, "label_space is a list; give a LabelSpace"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(settings, told):
+    with pytest.raises(DinoSegError) as raised:
+        Segmenter(Brightness(), process, **{"label_space": SPACE, **settings})
+    assert told in str(raised.value) and "\n" not in str(raised.value)
+    with pytest.raises(DinoSegError, match="batch_size is True"):
+        Segmenter(Brightness(), process, SPACE)([], batch_size=True)
+    model = Brightness()
+    model.config = SimpleNamespace(num_labels=5)
+    with pytest.raises(DinoSegError, match="the model tells 5 classes apart, and label_space has 2"):
+        Segmenter(model, process, SPACE)
+
+
+def test_a_result_is_a_picture_in_a_notebook(segmenter):
+    result = segmenter(half_and_half(1500, 40))
+    drawn = Image.open(io.BytesIO(result._repr_png_()))
+    assert drawn.format == "PNG" and max(drawn.size) == 1024 and result.overlay().size == (40, 1500)
+    assert repr(segmenter(half_and_half())) == "SegmentationResult(8×6 pixels: bright 58.3 %, dark 41.7 %)"
+    assert repr(segmenter) == "Segmenter(Brightness, 2 classes, whole images, on cpu)"
+    assert Segmenter(Brightness(), process, SPACE.to_dict(), device="cpu").label_space == SPACE
