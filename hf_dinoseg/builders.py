@@ -48,7 +48,7 @@ from .inference import Background
 from .losses import LOSSES, Loss, balanced_class_weights
 from .models import DinoSegConfig, DinoSegForSemanticSegmentation, DinoSegImageProcessor, head_class
 from .recipe import ONE_CYCLE, Recipe, evaluation_arguments, training_arguments
-from .training import DinoSegTrainer, HeadSchedule, apply_tuning
+from .training import DinoSegTrainer, apply_tuning
 from .training.callbacks import EarlyStopping
 from .visualize import with_palette
 
@@ -463,7 +463,7 @@ def build_rates(recipe: Recipe) -> dict[str, Any]:
 
 def build_callbacks(recipe: Recipe) -> list[TrainerCallback]:
     """What happens at fixed moments of a training, beside what every training does."""
-    callbacks: list[TrainerCallback] = [HeadSchedule()]
+    callbacks: list[TrainerCallback] = []
     if patience := recipe.training["early_stopping_patience"]:
         callbacks.append(EarlyStopping(patience, recipe.training["early_stopping_threshold"]))
     return callbacks
@@ -515,5 +515,5 @@ def build_trainer(
         beta=evaluation.beta,
         boundary_iou=evaluation.boundary_iou,
         panels=evaluation.panels,
-        **{"criterion": None, **training},
+        **training,
     )

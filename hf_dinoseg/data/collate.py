@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..errors import DataError
 from ..models.loss import class_masks
 
 
@@ -15,10 +16,19 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         `index` (B,) int64, first, so that whoever needs the batch's size finds it on one axis; `pixel_values`
-        (B, 3, H, W) uint8; `labels` (B, H, W) uint8 or int32 train ids; `class_labels` list of (N_i,) int64, the
-        classes present, found by the workers so that nobody has to ask the device for them; `skipped`, a list of
-        [id, reason], where the items have it; of a stream `id`, a list of str, and the last item's `position`.
+        (B, 3, H, W) uint8, or float32 where they are normalised already; `labels` (B, H, W) uint8 or int32 train ids;
+        `class_labels` list of (N_i,) int64, the classes present, found by the workers so that nobody has to ask the
+        device for them; `skipped`, a list of [id, reason], where the items have it; of a stream `id`, a list of str,
+        and the last item's `position`.
+
+    Raises:
+        DataError: if images differ in size.
     """
+    if len(sizes := {tuple(item["pixel_values"].shape[1:]) for item in items}) > 1:
+        raise DataError(
+            f"pixel_values: found images of {' and '.join(map(str, sorted(sizes)))} pixels in one batch, wanted one "
+            "size. Crop or resize them in the dataset, or train with per_device_train_batch_size=1."
+        )
     return {
         "index": torch.tensor([item["index"] for item in items], dtype=torch.int64),
         "pixel_values": torch.stack([item["pixel_values"] for item in items]),
@@ -49,7 +59,8 @@ def _skipped(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def expand_batch(batch: Mapping[str, Any], image_mean: Sequence[float], image_std: Sequence[float]) -> dict[str, Any]:
-    """A batch of `collate` made ready for model and loss, on the device that it is on.
+    """A batch of `collate` made ready for model and loss, on the device that it is on. Of images that are normalised
+    already nothing is changed.
 
     Args:
         batch: what `collate` gave.
@@ -61,11 +72,13 @@ def expand_batch(batch: Mapping[str, Any], image_mean: Sequence[float], image_st
         `mask_labels` list of (N_i, H, W) bool and `class_labels` list of (N_i,) int64, N_i the classes in image i.
     """
     pixels, labels = batch["pixel_values"], batch["labels"]
-    mean = torch.tensor(image_mean, dtype=torch.float32, device=pixels.device).view(-1, 1, 1)
-    std = torch.tensor(image_std, dtype=torch.float32, device=pixels.device).view(-1, 1, 1)
+    if not pixels.is_floating_point():
+        mean = torch.tensor(image_mean, dtype=torch.float32, device=pixels.device).view(-1, 1, 1)
+        std = torch.tensor(image_std, dtype=torch.float32, device=pixels.device).view(-1, 1, 1)
+        pixels = pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
     return {
         "index": batch["index"],
-        "pixel_values": pixels.to(torch.float32).div_(255).sub_(mean).div_(std),
+        "pixel_values": pixels,
         "labels": labels.to(torch.int64),
         "mask_labels": [class_masks(m, c) for m, c in zip(labels, batch["class_labels"], strict=True)],
         "class_labels": list(batch["class_labels"]),

@@ -119,14 +119,15 @@ class DinoSegForSemanticSegmentation(DinoSegPreTrainedModel):
 
     @property
     def criterion(self) -> Loss:
-        """The loss of `config.loss`, made when it is first asked for. What is put here takes its place."""
+        """The loss of `config.loss`, made when it is first asked for."""
         if self._criterion is None:
             config: Any = self.config
             self._criterion = (build_loss(config),)
         return self._criterion[0]
 
-    @criterion.setter
-    def criterion(self, loss: Loss) -> None:
+    def set_criterion(self, loss: Loss) -> None:
+        """Be taught by another loss, whose settings `config.loss` keeps. (No setter: `nn.Module` would not call it, and
+        take the loss for a part of the model.)"""
         self._criterion = (loss,)
         self.config.loss = loss.to_dict()
 

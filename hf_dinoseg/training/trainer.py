@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ from ..data import (
     collate_eval,
     expand_batch,
 )
-from ..errors import RunError
+from ..data.plain import TensorItems
+from ..errors import InputError, RunError
 from ..evaluation import BETA, background_matrices, confusion_matrix, per_class_table
 from ..evaluation.panels import PanelWriter
 from ..evaluation.streamed import StreamedMetrics, extra_counts
@@ -46,7 +47,8 @@ from ..inference.predict import predict_images
 from ..labels import LabelSpace
 from ..losses import Loss
 from ._compat import without_autocast
-from .callbacks import AverageCallback, BegunCallback, ClockCallback, EpochCallback
+from .callbacks import AverageCallback, BegunCallback, ClockCallback, EpochCallback, HeadSchedule
+from .defaults import as_items, find_label_space, find_processor, settle_arguments
 from .distributed import average_buffers, synchronise_batch_norms, whole_on_each_process
 from .log_images import show_evaluation
 from .manifest import Manifest
@@ -75,14 +77,20 @@ class DinoSegTrainer(Trainer):
     * evaluation predicts label maps at the original size through `inference.predict_best`, the function that
       `Segmenter` uses too, in full precision unless `inference` says otherwise, and keeps counts only.
 
+    All but model, arguments and datasets follows from the model where it is not given.
+
     Args:
-        model, args, train_dataset, eval_dataset, callbacks: as in `Trainer`. `args` must have `batch_eval_metrics` on
-            and `remove_unused_columns` off.
-        processing_class: the image processor, saved beside the model.
-        criterion: the loss; None for a trainer that only evaluates.
-        label_space: restores original ids in metrics and images, and has the colours of these.
-        inference: how evaluation predicts: `mode`, `window`, `stride`, … of `inference.predict_best`.
-        background: what is answered where no class is likely.
+        model, args, train_dataset, eval_dataset, callbacks: as in `Trainer`. Datasets are those of `data`, or others
+            that have a length, and items of `pixel_values` and `labels`: see `data.plain.TensorItems`. Of `args` those
+            are set that evaluation depends on, `batch_eval_metrics` among them.
+        data_collator: of training batches; `data.collate` by default.
+        processing_class: the image processor, saved beside the model; by default the one beside the model's weights.
+        criterion: the loss; by default the model's own (`config.loss`). It becomes the model's, to be saved with it.
+        label_space: restores original ids in metrics and images, and has the colours of these; by default that of the
+            configuration, or else its `id2label`.
+        inference: how evaluation predicts: `mode`, `window`, `stride`, … of `inference.predict_best`; by default as
+            `config.inference` says.
+        background: what is answered where no class is likely; by default as `config.background_threshold` says.
         beta: of F-beta in the metrics.
         boundary_iou: whether evaluation measures outlines too, which costs some time on the CPU; it does in any case if
             the best checkpoint is chosen by them.
@@ -95,8 +103,8 @@ class DinoSegTrainer(Trainer):
         ema_decay: of a running average of the weights, evaluated and saved in their stead; None keeps none.
 
     Raises:
-        RunError: if `args` do not fit, or if weights that differ from those saved (average, LoRA) would be spread over
-            processes.
+        RunError: if weights that differ from those saved (average, LoRA) would be spread over processes.
+        ModelError: if `label_space` has other classes than the model.
     """
 
     # The loss divides by counts summed over the accumulated batch, so the Trainer must not divide again.
@@ -107,13 +115,14 @@ class DinoSegTrainer(Trainer):
         model: PreTrainedModel,
         args: TrainingArguments,
         *,
-        criterion: Loss | None,
-        label_space: LabelSpace,
-        inference: dict[str, Any],
-        processing_class: Any,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        data_collator: Any = None,
+        label_space: LabelSpace | Mapping[str, Any] | None = None,
+        criterion: Loss | None = None,
+        inference: Mapping[str, Any] | None = None,
         background: Background | None = None,
-        train_dataset: SegmentationDataset | StreamingSegmentationDataset | None = None,
-        eval_dataset: EvalDataset | None = None,
         panels: int = 0,
         beta: float = BETA,
         boundary_iou: bool = True,
@@ -124,20 +133,27 @@ class DinoSegTrainer(Trainer):
         ema_decay: float | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        if not args.batch_eval_metrics or args.remove_unused_columns:
-            raise RunError("DinoSegTrainer needs batch_eval_metrics=True and remove_unused_columns=False.")
+        settle_arguments(args)
+        config: Any = model.config
+        label_space = find_label_space(config, label_space)
+        processing_class = processing_class or find_processor(config, label_space)
+        train_dataset = as_items(train_dataset, "train_dataset", label_space)
+        eval_dataset = as_items(eval_dataset, "eval_dataset", label_space, evaluation=True)
         if criterion is not None:
+            owner: Any = model
+            owner.set_criterion(criterion)
+        if train_dataset is not None:
             synchronise_batch_norms(model, args.device, args.world_size)
         self.streamed = StreamedMetrics(label_space, beta, args.metric_for_best_model)
         super().__init__(
             model=model,
             args=args,
-            data_collator=collate,
+            data_collator=data_collator or collate,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             compute_metrics=self.streamed,  # type: ignore[arg-type]  # as batch_eval_metrics calls it
-            callbacks=[EpochCallback(train_dataset), *(callbacks or [])],
+            callbacks=[EpochCallback(train_dataset), HeadSchedule(), *(callbacks or [])],
         )
         self.own_weights = OwnWeights(model, ema_decay)
         if self.own_weights.differ and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
@@ -149,12 +165,13 @@ class DinoSegTrainer(Trainer):
         self.layer_decay = layer_decay
         self.backbone_warmup_steps = backbone_warmup_steps
         self.one_cycle = one_cycle
-        self.criterion = criterion.to(args.device) if criterion is not None else None
+        loss: Any = None if train_dataset is None else model.criterion
+        self.criterion: Loss | None = None if loss is None else loss.to(args.device)
         self.label_space = label_space
-        self.inference = inference
+        self.inference: dict[str, Any] = dict(inference or getattr(config, "inference", None) or {})
         chosen_by = find_figure(args.metric_for_best_model or "", label_space)
         self.boundary_iou = boundary_iou or (chosen_by is not None and "boundary_iou" in chosen_by[0])
-        self.background = background or Background()
+        self.background = background or Background.resolve(stored=config.background_threshold)
         self.image_mean: Sequence[float] = processing_class.image_mean
         self.image_std: Sequence[float] = processing_class.image_std
         self.num_queries: int = model.config.num_queries
@@ -263,9 +280,9 @@ class DinoSegTrainer(Trainer):
                 the images of the batch.
         """
         if self.criterion is None:
-            raise RunError("This trainer was made without a criterion, so it evaluates only.")
+            raise RunError("This trainer was made without a train_dataset, so it evaluates only.")
         self._note_skipped(inputs.get("skipped", ()))
-        if "mask_labels" not in inputs:  # a compact batch, as workers send it
+        if "index" in inputs and "mask_labels" not in inputs:  # a compact batch, as workers send it
             inputs = expand_batch(inputs, self.image_mean, self.image_std)
         outputs = model(pixel_values=inputs["pixel_values"])
         targets = self.criterion.targets(inputs)
@@ -279,7 +296,7 @@ class DinoSegTrainer(Trainer):
 
     def _diverged(self, loss: torch.Tensor, inputs: dict[str, Any]) -> str:
         names = ", ".join(inputs.get("id", ())) or "of this batch"
-        if isinstance(self.train_dataset, SegmentationDataset):
+        if isinstance(self.train_dataset, (SegmentationDataset, TensorItems)) and "index" in inputs:
             names = ", ".join(self.train_dataset.ids[i] for i in inputs["index"].tolist())
         what = f"The loss is {loss.item()}"
         if torch.isfinite(loss):
@@ -336,9 +353,9 @@ class DinoSegTrainer(Trainer):
 
     # ------------------------------------------------------------------ evaluation
 
-    def evaluate(  # type: ignore[override]  # the Trainer's, for sets of this package
+    def evaluate(
         self,
-        eval_dataset: EvalDataset | None = None,
+        eval_dataset: Any = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
         panel_folder: Path | None = None,
@@ -348,7 +365,9 @@ class DinoSegTrainer(Trainer):
         Args:
             panel_folder: where the panels go; None means `output_dir/panels/step-<step>`.
         """
-        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset: Any = as_items(eval_dataset, "eval_dataset", self.label_space, evaluation=True)
+        if dataset is None and (dataset := self.eval_dataset) is None:
+            raise InputError("eval_dataset: found none, wanted one here, or given to DinoSegTrainer.")
         folder = panel_folder or Path(str(self.args.output_dir)) / "panels" / f"step-{self.state.global_step:06d}"
         self._panel_writer = PanelWriter(
             folder, dataset.ids, self.panels, self.label_space, self.image_mean, self.image_std, self.background
@@ -358,7 +377,7 @@ class DinoSegTrainer(Trainer):
             average_buffers(self.own_weights.model)
         shown, whole = self.own_weights.shown(), whole_on_each_process(self.own_weights.model, self.deepspeed)
         with self.step_log.paused(), self.filling(folder), shown, whole:
-            metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+            metrics: dict[str, float] = super().evaluate(dataset, ignore_keys, metric_key_prefix)
         if self.streamed.matrix is not None and self.is_world_process_zero():
             logger.info(
                 "%smean IoU %.4f on %d images\n%s",
