@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import ast
 import json
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +45,18 @@ def test_the_overview_holds_every_id_with_its_share_by_split(row, quarters):
     assert shares["3"] == ("(void)", {"train": 0.25}) and shares["5"] == ("c", {})
     assert shares["2"] == ("(unknown)", {"train": 0.25})
     assert overview["num_labels"] == 3 and "(unknown)" in examine(data, labels).text()
+
+
+def test_every_finding_is_listed_in_the_docs():
+    """Codes as the source writes them: the second argument of a Finding, the first of a Repair or a Reading."""
+    places = {"Finding": 1, "Repair": 0, "Reading": 0}
+    root = Path(__file__).parents[2]
+    codes = set()
+    for path in (root / "hf_dinoseg" / "doctor").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in places:
+                place = places[node.func.id]
+                if len(node.args) > place and isinstance(code := node.args[place], ast.Constant):
+                    codes.add(code.value)
+    page = (root / "docs" / "doctor.md").read_text(encoding="utf-8")
+    assert len(codes) > 30 and [code for code in sorted(codes) if f"`{code}`" not in page] == []
