@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors import SafetensorError
 
-from .errors import DinoSegError, ModelError
+from .errors import DinoSegError, LabelError, ModelError
 
 if TYPE_CHECKING:
     from .labels import LabelSpace
@@ -70,7 +70,10 @@ def load_checkpoint(name: str | os.PathLike[str], **options: Any) -> Checkpoint:
                 f"{name}: its config.json has no `label_space`, so predictions cannot be given in original ids. Store "
                 "LabelSpace.to_dict() there, or build Segmenter(model, processor, label_space) yourself."
             )
-        return Checkpoint(model, processor, LabelSpace.from_dict(model.config.label_space))
+        try:
+            return Checkpoint(model, processor, LabelSpace.from_dict(model.config.label_space))
+        except LabelError as error:
+            raise ModelError(f"{name}: the label space in its config.json is wrong: {error}") from error
 
 
 def checkpoint_recipe(name: str | os.PathLike[str]) -> Path:
@@ -136,6 +139,17 @@ def _told(name: str, where: Mapping[str, Any] | None = None) -> Iterator[None]:
         raise ModelError(f"{name}: there is no such folder here, and the Hub says: {error}") from error
     except ValueError as error:  # the model's and the configuration's own words
         raise ModelError(f"{name}: {error}") from error
+    except (AttributeError, LookupError, RecursionError, TypeError) as error:  # JSON that is no object, or has no end
+        raise ModelError(
+            f"{name}: its config.json or preprocessor_config.json is not what a checkpoint has "
+            f"({type(error).__name__}: {error}); copy or download them anew."
+        ) from error
+    except RuntimeError as error:
+        if "mismatched_sizes" not in str(error):
+            raise
+        raise ModelError(
+            f"{name}: its weights are of other sizes than its config.json says; copy or download both anew."
+        ) from error
 
 
 @contextmanager

@@ -12,6 +12,7 @@ Three things are kept apart everywhere:
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -28,6 +29,9 @@ Color = tuple[int, int, int]
 #: the highest id that a label image (a PNG) holds; the lowest is 0
 MOST_ID = 65535
 
+#: ids of classes lie within it, below and above 0: masks are of 32 bits at most
+LARGEST_ID = 2**31 - 1
+
 _LUT_SIZE = 1 << 16  # masks of up to 16 bits are translated through a table, larger ids through their unique values
 
 
@@ -36,9 +40,32 @@ def _plain_int(value: Any, what: str) -> int:
     try:
         if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
             raise ValueError
-        return int(value)
-    except (TypeError, ValueError):
-        raise LabelError(f"labels.{what}: {value!r} is not a whole number; label ids are whole numbers.") from None
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise LabelError(
+            f"labels.{what}: {_short(value)} is not a whole number; label ids are whole numbers."
+        ) from None
+    if abs(number) > LARGEST_ID:
+        raise LabelError(f"labels.{what}: {_short(number)} is beyond the ids of 32-bit masks.")
+    return number
+
+
+def _plain_mapping(value: Any, what: str) -> dict[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise LabelError(f"labels.{what} is {_short(value)}; write a mapping of ids.")
+    if len(value) > MOST_ID:
+        raise LabelError(f"labels.{what} has {len(value)} entries; label maps tell at most {MOST_ID} classes apart.")
+    return dict(value)
+
+
+def _plain_name(value: Any) -> str:
+    if not isinstance(value, (str, int, float)):
+        raise LabelError(f"labels.classes: {_short(value)} is no name; write text.")
+    return str(value)
+
+
+def _short(value: Any) -> str:
+    return reprlib.repr(value)
 
 
 def _plain_color(value: Any, what: str) -> Color:
@@ -46,7 +73,9 @@ def _plain_color(value: Any, what: str) -> Color:
     if len(channels) != 3 or not all(
         isinstance(c, int) and not isinstance(c, bool) and 0 <= c <= 255 for c in channels
     ):
-        raise LabelError(f"labels.{what}: {value!r} is not a colour; write three whole numbers 0 to 255: [R, G, B].")
+        raise LabelError(
+            f"labels.{what}: {_short(value)} is not a colour; write three whole numbers 0 to 255: [R, G, B]."
+        )
     return channels[0], channels[1], channels[2]
 
 
@@ -97,13 +126,18 @@ class LabelSpace:
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
-        set_field(self, "classes", {_plain_int(k, "classes"): str(v) for k, v in dict(self.classes).items()})
+        classes, merge, colors = (_plain_mapping(getattr(self, name), name) for name in ("classes", "merge", "colors"))
+        if not isinstance(self.ignore, Iterable) or isinstance(self.ignore, (str, bytes, Mapping)):
+            raise LabelError(f"labels.ignore is {_short(self.ignore)}; write a list of ids: ignore: [255].")
+        if not isinstance(self.reduce_zero_label, bool):
+            raise LabelError(f"labels.reduce_zero_label is {_short(self.reduce_zero_label)}; it is true or false.")
+        set_field(self, "classes", {_plain_int(k, "classes"): _plain_name(v) for k, v in classes.items()})
         set_field(self, "ignore", tuple(sorted({_plain_int(i, "ignore") for i in self.ignore})))
-        set_field(self, "merge", {_plain_int(k, "merge"): _plain_int(v, "merge") for k, v in dict(self.merge).items()})
+        set_field(self, "merge", {_plain_int(k, "merge"): _plain_int(v, "merge") for k, v in merge.items()})
         set_field(
             self,
             "colors",
-            {_plain_int(k, "colors"): _plain_color(v, f"colors.{k}") for k, v in dict(self.colors).items()},
+            {_plain_int(k, "colors"): _plain_color(v, f"colors.{k}") for k, v in colors.items()},
         )
         set_field(self, "classes", dict(sorted(self.classes.items())))
         self._check()
@@ -113,7 +147,7 @@ class LabelSpace:
         if not classes:
             raise LabelError("labels.classes is empty; name at least one class: classes: {0: background, 1: vessel}.")
         if self.encoding not in ("index", "binary", "rgb"):
-            raise LabelError(f"labels.encoding is {self.encoding!r}; it is one of index, binary, rgb.")
+            raise LabelError(f"labels.encoding is {_short(self.encoding)}; it is one of index, binary, rgb.")
         if both := classes & void:
             raise LabelError(
                 f"labels: ids {_list(both)} are in `classes` and in `ignore`. Keep them in `classes` if the model is "
@@ -137,7 +171,7 @@ class LabelSpace:
             if source in void or (source == 0 and self.reduce_zero_label):
                 raise LabelError(f"labels.merge: id {source} is void and cannot be merged into a class.")
         if self.unknown_colors not in ("error", "nearest"):
-            raise LabelError(f"labels.unknown_colors is {self.unknown_colors!r}; it is one of error, nearest.")
+            raise LabelError(f"labels.unknown_colors is {_short(self.unknown_colors)}; it is one of error, nearest.")
         if self.unknown_colors == "nearest" and self.encoding != "rgb":
             raise LabelError(
                 f"labels.unknown_colors: nearest is for `encoding: rgb`; by `encoding: {self.encoding}` no colours are "
@@ -411,6 +445,8 @@ class LabelSpace:
         Raises:
             LabelError: on an unknown key, or derived values that disagree with the fields.
         """
+        if not isinstance(data, Mapping):
+            raise LabelError(f"labels: {_short(data)} is no label space; give what to_dict() returned.")
         names = {f.name for f in fields(cls)}
         derived = {"original_ids", "void_id", "ignore_index"}
         if extra := set(data) - names - derived:
@@ -422,7 +458,8 @@ class LabelSpace:
                 continue  # 0.1 chose among them without looking at what a PNG can hold
             if data[key] != expected:
                 raise LabelError(
-                    f"labels: stored {key} {data[key]} disagrees with {expected}, which follows from the fields."
+                    f"labels: stored {key} {_short(data[key])} disagrees with {_short(expected)}, which follows from "
+                    "the fields."
                 )
         return space
 

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "hf_dinoseg"
 
 #: From the bottom up; a part imports itself and what stands in rows before its own. `docs/architecture.md` draws it.
 LAYERS = [
-    {"version", "errors", "figures", "labels", "models", "losses"},
+    {"version", "errors", "addresses", "figures", "labels", "models", "losses"},
     {"images"},
     {"data", "visualize", "checkpoint"},
     {"inference"},

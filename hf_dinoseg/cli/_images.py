@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from ..addresses import is_url, without_secrets
+
 
 @dataclass(frozen=True)
 class Image:
@@ -26,7 +28,12 @@ class Image:
 
     @property
     def is_url(self) -> bool:
-        return _is_url(self.source)
+        return is_url(self.source)
+
+    @property
+    def name(self) -> str:
+        """What to call it in a message: its address without secrets."""
+        return without_secrets(self.source) if self.is_url else self.source
 
 
 def find_images(entries: Sequence[str]) -> tuple[list[Image], list[str]]:
@@ -41,7 +48,7 @@ def find_images(entries: Sequence[str]) -> tuple[list[Image], list[str]]:
     faults: list[str] = []
     endings = image_endings()
     for entry in entries:
-        if _is_url(entry):
+        if is_url(entry):
             found.setdefault(entry, Image(entry, _parts_of_url(entry)[-1]))
             continue
         path = Path(entry)
@@ -90,10 +97,6 @@ def name_results(images: Sequence[Image]) -> list[Path]:
             chosen[n] += 1
 
 
-def _is_url(entry: str) -> bool:
-    return entry.lower().startswith(("http://", "https://"))
-
-
 def _fixed_part(pattern: str) -> Path:
     """The folders of a pattern that stand before anything that matches several."""
     parts = Path(pattern).parts
@@ -103,7 +106,7 @@ def _fixed_part(pattern: str) -> Path:
 
 def _parts_of_url(url: str) -> list[Path]:
     """Host, folders and name of an address, as names that any file system takes."""
-    address = urlsplit(url)
+    address = urlsplit(without_secrets(url))
     path = PurePosixPath(unquote(address.path))
     folders, name = [part for part in path.parent.parts if part != "/"], path.name
     if address.query:

@@ -19,16 +19,17 @@ def demo(
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port; the first free one from 7860 if not given.")
     ] = None,
+    time_limit: Annotated[float, typer.Option(min=1, help="Seconds that one request may take.")] = 120,
     open: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     debug: Debug = False,
 ) -> None:
     """Try a checkpoint on a page in the browser.
 
     Drop an image and see its classes over it. The page needs no network. `dinoseg push --space` puts the same page on
-    the Hub.
+    the Hub. Images have at most 64 MiB and 50 million pixels.
     """
     check_place(checkpoint)
     from ..hub.demo import require_gradio, serve
 
     require_gradio()
-    serve(checkpoint, server_name=host, server_port=port, inbrowser=open)
+    serve(checkpoint, server_name=host, server_port=port, inbrowser=open, seconds=time_limit)

@@ -161,14 +161,15 @@ def refuse_overwriting(
     if output.exists() and not output.is_dir():
         raise typer.BadParameter(f"{output} is a file; name a folder.", param_hint="--output")
     inputs = {Path(p.source).resolve() for p in images if not p.is_url}
-    owners: dict[str, str] = {}
+    owners: dict[str, Image] = {}
     for image, files in zip(images, targets, strict=True):
         for file in files.values():
             if file.resolve() in inputs:
                 raise typer.BadParameter(f"{file} is one of the images; name another folder.", param_hint="--output")
-            if (owner := owners.setdefault(str(file).lower(), image.source)) != image.source:
+            if (owner := owners.setdefault(str(file).lower(), image)).source != image.source:
                 raise typer.BadParameter(
-                    f"{owner} and {image.source} would both be written to {file}; predict them into different folders.",
+                    f"{owner.name} and {image.name} would both be written to {file}; predict them into different "
+                    "folders.",
                     param_hint="IMAGES",
                 )
     there = [file for files in targets for file in files.values() if file.exists()]
@@ -246,13 +247,13 @@ def _tell(
 ) -> None:
     """Results, then what failed; exit code 1 if anything did."""
     failed: list[dict[str, str | None]] = [{"file": None, "error": fault} for fault in faults]
-    failed += [{"file": o.job.source, "error": o.error} for o in outcomes if o.error is not None]
+    failed += [{"file": o.job.name, "error": o.error} for o in outcomes if o.error is not None]
     done = [outcome for outcome in outcomes if outcome.written]
     skipped = len(images) - len(done) - (len(failed) - len(faults))
     rate = len(done) / seconds if done else 0.0
     if as_json:
         written = [
-            {"file": o.job.source, **{_JSON_NAMES.get(Form(f), f): str(path) for f, path in o.written.items()}}
+            {"file": o.job.name, **{_JSON_NAMES.get(Form(f), f): str(path) for f, path in o.written.items()}}
             for o in done
         ]
         summary = {"skipped": skipped, "seconds": round(seconds, 3), "images_per_second": round(rate, 3)}

@@ -12,7 +12,11 @@ import importlib.util
 import json
 import math
 import os
+import shutil
 import tempfile
+import threading
+import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ import torch
 from PIL import Image
 
 from ..errors import DinoSegError, how_to_install
+from ..images import MAX_FOREIGN_PIXELS
 from ..inference import Segmenter
 from ..inference.background import Background
 from ..inference.segmenter import SegmentationResult, load_image
@@ -32,6 +37,13 @@ from .checkpoint_folder import last_panels
 
 _HERE = Path(__file__).parent
 _LONGEST_SIDE = 1280  # of what is shown; the downloaded label map keeps the image's size
+
+# What a visitor may ask for: on a Space anyone is one.
+MAX_SECONDS = 120.0  # of one request
+MAX_UPLOAD = 64 << 20  # bytes of a file
+MAX_WAITING = 16  # requests in the queue
+_LEAST_WINDOW, _LARGEST_WINDOW, _STEPS = 64, 4096, 8  # pixels, and how many steps a window is long at most
+_KEPT_VISITORS, _KEPT_FILES = 8, 32
 
 
 class DemoError(DinoSegError, ValueError):
@@ -112,16 +124,29 @@ class Demo:
 
     Args:
         segmenter: a loaded checkpoint; its settings are the page's first.
+        seconds: the longest that a request may take. It ends between two layers of the model.
     """
 
-    def __init__(self, segmenter: Segmenter) -> None:
+    def __init__(self, segmenter: Segmenter, seconds: float = MAX_SECONDS) -> None:
         self.segmenter = segmenter
         self.space = segmenter.label_space
+        self.seconds = seconds
+        self._until = threading.local()
+        for module in segmenter.model.modules():
+            module.register_forward_pre_hook(self._stop_if_late)
+        self._written: deque[Path] = deque()
         self._folder = tempfile.TemporaryDirectory(prefix="dinoseg-demo-")
 
     def segment(self, image: str, mode: str, window: float, stride: float, flip: bool) -> SegmentationResult:
-        """Run the model. The threshold comes later, so that moving it costs no second run."""
+        """Run the model. The threshold comes later, so that moving it costs no second run.
+
+        Raises:
+            ValueError: if windows and steps are out of bounds, the image cannot be read or is too large, or it takes
+                too long.
+        """
         ours = self.segmenter
+        self._check_windows(window, stride)
+        self._until.time = time.monotonic() + self.seconds
         chosen: Any = mode
         once = Segmenter(
             ours.model,
@@ -134,7 +159,26 @@ class Demo:
             blend=ours.blend,
             tta={**(ours.tta or {}), "flip": bool(flip)},
         )
-        return once(load_image(image))
+        return once(load_image(image, MAX_FOREIGN_PIXELS))
+
+    def window_bounds(self) -> tuple[int, int]:
+        """The least and the largest side of windows; what the checkpoint was evaluated with is always within."""
+        return min(_LEAST_WINDOW, self.segmenter.window), max(_LARGEST_WINDOW, self.segmenter.window)
+
+    def _check_windows(self, window: float, stride: float) -> None:
+        least, largest = self.window_bounds()
+        if not least <= window <= largest:
+            raise DemoError(f"windows are {window:g} pixels; choose {least} to {largest}.")
+        smallest = min(math.ceil(window / _STEPS), self.segmenter.stride)
+        if not smallest <= stride <= window:
+            raise DemoError(f"the step between windows is {stride:g} pixels; choose {smallest} to {window:g}.")
+
+    def _stop_if_late(self, *_: Any) -> None:
+        if time.monotonic() > getattr(self._until, "time", math.inf):
+            raise DemoError(
+                f"stopped after {self.seconds:g} seconds; choose a smaller image, larger steps between windows, or no "
+                "mirrored view."
+            )
 
     def show(self, result: SegmentationResult, threshold: float | None, name: str) -> tuple[str, str]:
         """The viewer's data, and the path of the label map as a PNG of original ids."""
@@ -143,15 +187,19 @@ class Demo:
         label_map = background.apply(labels, scores, self.space.void_id).numpy().astype(result.label_map.dtype)
         shown = SegmentationResult(label_map, result.scores, result.image, self.space)
         folder = Path(tempfile.mkdtemp(dir=self._folder.name))
-        return view_data(result.image, label_map, self.space), str(shown.save(folder / f"{name}_labels.png"))
+        self._written.append(folder)  # Gradio serves a copy
+        while len(self._written) > _KEPT_FILES:
+            shutil.rmtree(self._written.popleft(), ignore_errors=True)
+        return view_data(result.image, label_map, self.space), str(shown.save(folder / f"{name[:80]}_labels.png"))
 
 
-def build_app(segmenter: Segmenter, title: str, examples: Sequence[Path] = ()) -> Any:
-    """The page, a `gradio.Blocks`; `launch_options` go with it."""
+def build_app(segmenter: Segmenter, title: str, examples: Sequence[Path] = (), seconds: float = MAX_SECONDS) -> Any:
+    """The page, a `gradio.Blocks` with its queue; `launch_options` go with it."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     import gradio as gr
 
-    demo = Demo(segmenter)
+    demo = Demo(segmenter, seconds)
+    least, largest = demo.window_bounds()
     space = segmenter.label_space
     threshold = Background.resolve(threshold=segmenter.background_threshold).threshold or 0.0
     names = ", ".join(space.id2label[i] for i in range(min(space.num_labels, 12)))
@@ -162,9 +210,9 @@ def build_app(segmenter: Segmenter, title: str, examples: Sequence[Path] = ()) -
             return None, "", gr.update(value=None, interactive=False)
         try:
             result = demo.segment(image, mode, window, stride, flip)
+            return result, *present(result, image, low)
         except ValueError as error:
             raise gr.Error(str(error).replace(image, Path(image).name), print_exception=False) from error
-        return result, *present(result, image, low)
 
     def present(result: SegmentationResult | None, image: str | None, low: float) -> tuple[Any, Any]:
         if result is None or not image:
@@ -172,9 +220,9 @@ def build_app(segmenter: Segmenter, title: str, examples: Sequence[Path] = ()) -
         data, file = demo.show(result, low, Path(image).stem)
         return data, gr.update(value=file, interactive=True)
 
-    with gr.Blocks(title=title, analytics_enabled=False) as app:
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 3600)) as app:
         gr.HTML(f"<h1>{html.escape(title)}</h1><p>{space.num_labels} classes: {html.escape(names + more)}</p>")
-        kept = gr.State()
+        kept = gr.State(time_to_live=900)
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 image = gr.Image(
@@ -191,7 +239,9 @@ def build_app(segmenter: Segmenter, title: str, examples: Sequence[Path] = ()) -
                 )  # fmt: skip
                 with gr.Accordion("How the model sees the image", open=False):
                     mode = gr.Radio([("whole", "whole"), ("in windows", "slide")], value=segmenter.mode, label="Image")
-                    window = gr.Number(segmenter.window, label="Side of windows, pixels", precision=0, minimum=1)
+                    window = gr.Number(
+                        segmenter.window, label="Side of windows, pixels", precision=0, minimum=least, maximum=largest
+                    )
                     stride = gr.Number(segmenter.stride, label="Step between windows, pixels", precision=0, minimum=1)
                     flip = gr.Checkbox(bool((segmenter.tta or {}).get("flip")), label="Also mirrored, averaged")
                     again = gr.Button("Segment again", variant="primary")
@@ -208,26 +258,37 @@ def build_app(segmenter: Segmenter, title: str, examples: Sequence[Path] = ()) -
         for event in (image.change, again.click):
             event(run, inputs, [kept, view, download], api_visibility="private")
         low.release(present, [kept, image, low], [view, download], show_progress="hidden", api_visibility="private")
+    app.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
     return app
 
 
 def launch_options() -> dict[str, Any]:
-    """Theme and page options: fonts of the system, nothing from elsewhere."""
+    """Theme and page options: fonts of the system, nothing from elsewhere; and what bounds visitors."""
     import gradio as gr
 
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
     theme = gr.themes.Default(
         primary_hue="blue", neutral_hue="slate", font=fonts, font_mono=["ui-monospace", "Consolas", "monospace"]
     )
-    return {"theme": theme, "footer_links": []}
+    return {
+        "theme": theme,
+        "footer_links": [],
+        "max_file_size": MAX_UPLOAD,
+        "state_session_capacity": _KEPT_VISITORS,  # each keeps a result, of 9 bytes a pixel
+    }
 
 
-def serve(checkpoint: str, title: str | None = None, **launch: Any) -> None:
-    """Load a checkpoint and serve its page until interrupted. What a Space's `app.py` calls."""
+def serve(checkpoint: str, title: str | None = None, seconds: float = MAX_SECONDS, **launch: Any) -> None:
+    """Load a checkpoint and serve its page until interrupted. What a Space's `app.py` calls.
+
+    Args:
+        seconds: the longest that a request may take.
+        launch: of Gradio's `launch`.
+    """
     require_gradio()
     segmenter = Segmenter.from_pretrained(checkpoint)
     with tempfile.TemporaryDirectory(prefix="dinoseg-examples-") as folder:
-        app = build_app(segmenter, title or Path(checkpoint).name, example_images(checkpoint, Path(folder)))
+        app = build_app(segmenter, title or Path(checkpoint).name, example_images(checkpoint, Path(folder)), seconds)
         app.launch(**{**launch_options(), **launch})
 
 

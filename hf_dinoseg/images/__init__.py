@@ -3,6 +3,7 @@
 from .finding import files_below, image_endings, mask_endings
 from .opening import (
     FORMATS,
+    MAX_FOREIGN_PIXELS,
     MAX_PIXELS,
     Cell,
     cell_name,
@@ -13,18 +14,20 @@ from .opening import (
     upright_rgb,
 )
 from .reading import read_image, read_mask, read_upper, upright_size
-from .rows import LARGEST, RowReader
+from .rows import LARGEST, RowReader, has_strips
 from .shapes import is_shapes, pack_fault, pack_shapes, polygon_shape, read_shapes, run_shape
 
 __all__ = [
     "FORMATS",
     "LARGEST",
+    "MAX_FOREIGN_PIXELS",
     "MAX_PIXELS",
     "Cell",
     "RowReader",
     "cell_name",
     "dropped_parts",
     "files_below",
+    "has_strips",
     "image_endings",
     "image_size",
     "is_shapes",

@@ -24,6 +24,10 @@ Cell = Mapping[str, Any] | str | os.PathLike[str]
 #: Images and masks of more pixels are refused unless asked for: half a gigabyte as RGB.
 MAX_PIXELS = 180_000_000
 
+#: Of a download or an upload, which anyone may have made, an image of more pixels is refused where it would be decoded
+#: whole: those of a camera of 50 megapixels, 8192 × 6144.
+MAX_FOREIGN_PIXELS = 3 << 24
+
 #: What is opened, by what a file holds and not by its name. Pillow reads more; PostScript, for one, it gives to another
 #: program.
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "TGA")

@@ -25,6 +25,11 @@ LARGEST = 1 << 29
 _ROWS_AT_ONCE = 64
 
 
+def has_strips(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is read piece by piece, so that no more of it than a band is ever decoded."""
+    return _TiffPieces.of(Path(path)) is not None
+
+
 class RowReader:
     """Parts of an image as RGB bytes, asked for from top to bottom.
 

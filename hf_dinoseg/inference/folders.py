@@ -18,12 +18,13 @@ from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
+from ..addresses import is_url, without_secrets
 from ..errors import InputError, NoSuchFileError
-from ..images import dropped_parts, image_size
+from ..images import MAX_FOREIGN_PIXELS, dropped_parts, has_strips, image_size
 from . import large_images as large
-from .download import download, is_url
+from .download import download
 from .predict import pixels_at_once as most_pixels
-from .segmenter import Answer, Prepared, Segmenter
+from .segmenter import Answer, Prepared, Segmenter, too_large
 from .write import Format, write_result
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,11 @@ class Job:
     files: Mapping[Format, Path]
     there: frozenset[Format] = frozenset()
     transparent: bool = False
+
+    @property
+    def name(self) -> str:
+        """What to call the image: its path, or its address without secrets."""
+        return without_secrets(self.source) if is_url(self.source) else self.source
 
     @property
     def missing(self) -> dict[Format, Path]:
@@ -208,13 +214,14 @@ class _Reader:
         if not path.is_file():
             raise NoSuchFileError(f"{path}: there is no such file.")
         width, height = image_size(path)
+        fetched = is_url(job.source)
+        if fetched and width * height > MAX_FOREIGN_PIXELS and not has_strips(path):
+            raise too_large(job.name, width * height, MAX_FOREIGN_PIXELS)
         if more := dropped_parts(path):
-            logger.warning("%s: only its first page and three bands are read, not %s.", job.source, more)
-        if width * height > large.LARGE_PIXELS:
+            logger.warning("%s: only its first page and three bands are read, not %s.", job.name, more)
+        if width * height > (MAX_FOREIGN_PIXELS if fetched else large.LARGE_PIXELS):
             if "ids" not in job.files:
-                raise InputError(
-                    f"{job.source} has {width}×{height} pixels; of an image that large there are only ids."
-                )
+                raise InputError(f"{job.name} has {width}×{height} pixels; of an image that large there are only ids.")
             if "ids" not in job.missing:
                 return None, Outcome(number, job)
             size = 4 * width * height
@@ -251,7 +258,7 @@ def _write(segmenter: Segmenter, item: _Item, answer: Answer, events: SimpleQueu
     try:
         assert item.prepared is not None
         result = segmenter.result(item.prepared.image, answer)
-        title, note = Path(item.job.source).name, segmenter.background.caption(segmenter.label_space)
+        title, note = Path(item.job.name).name, segmenter.background.caption(segmenter.label_space)
         for form, path in item.job.missing.items():
             write_result(result, form, path, title, note, item.job.transparent)
         outcome = Outcome(item.number, item.job, item.job.missing)
@@ -273,11 +280,11 @@ def _by_strips(segmenter: Segmenter, item: _Item) -> Outcome:
 
 def _failed(number: int, job: Job, error: Exception, path: Path | None = None) -> Outcome:
     """The outcome that tells of an error and names the image, a fetched one by its address."""
-    logger.debug("%s failed", job.source, exc_info=error)
+    logger.debug("%s failed", job.name, exc_info=error)
     text = str(error) or type(error).__name__
-    if path is not None and job.source not in text:
-        text = text.replace(str(path), job.source)
-    return Outcome(number, job, error=text if job.source in text else f"{job.source}: {text}")
+    if path is not None and job.name not in text:
+        text = text.replace(str(path), job.name)
+    return Outcome(number, job, error=text if job.name in text else f"{job.name}: {text}")
 
 
 __all__ = ["Job", "Outcome", "segment_files"]

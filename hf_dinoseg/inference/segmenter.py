@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import reprlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +19,14 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ..addresses import is_url, without_secrets
 from ..checkpoint import load_checkpoint
-from ..errors import DinoSegError, ImageError, InputError
-from ..images import LARGEST, Cell, dropped_parts, read_image
+from ..errors import DinoSegError, ImageError, InputError, TooLargeError
+from ..images import MAX_FOREIGN_PIXELS, MAX_PIXELS, Cell, cell_name, dropped_parts, read_image
 from ..images.in_memory import image_of
 from ..labels import LabelSpace
 from .background import Background
-from .download import download, is_url
+from .download import download
 from .predict import as_input, predict_best, predict_scores
 from .test_time_augmentation import views
 from .windows import Autocast, Blend, Mode, blend_weights, resolve_window, with_autocast
@@ -38,6 +40,7 @@ ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | torch.Te
 logger = logging.getLogger(__name__)
 
 _SHOWN = 1024  # pixels, the longer side of a result in a notebook
+_MOST_WINDOWS = 4096  # that the model sees at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,6 +271,8 @@ class Segmenter:
         model, processor, label_space = load_checkpoint(folder_or_id, **kwargs)
         config = model.config
         saved = getattr(config, "inference", None) or {}
+        if not isinstance(saved, Mapping):
+            raise InputError(f"{folder_or_id}: `inference` in its config.json is {reprlib.repr(saved)}, not a mapping.")
         # Window and stride belong together: a window of one's own comes with its own default stride.
         if window is None:
             window, stride = saved.get("window"), saved.get("stride") if stride is None else stride
@@ -433,17 +438,21 @@ def _is_one(images: Any) -> bool:
 
 
 def _positive(batch_size: Any) -> int:
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise InputError(f"batch_size is {batch_size!r}; it is a whole number from 1.")
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or not 1 <= batch_size <= _MOST_WINDOWS:
+        raise InputError(f"batch_size is {reprlib.repr(batch_size)}; it is a whole number from 1 to {_MOST_WINDOWS}.")
     return batch_size
 
 
-def load_image(image: ImageLike) -> Image.Image:
-    """An upright RGB image from anything that `Segmenter` takes; errors as there."""
+def load_image(image: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An upright RGB image from anything that `Segmenter` takes; errors as there.
+
+    Args:
+        max_pixels: a file of more is refused before it is decoded; a download of more than `MAX_FOREIGN_PIXELS` too.
+    """
     if isinstance(image, (Image.Image, np.ndarray, torch.Tensor)):
         return image_of(image)
     if isinstance(image, bytes):
-        return read_image(_cell(image), max_pixels=LARGEST)
+        return _decoded(_cell(image), cell_name(_cell(image)), max_pixels)
     if not isinstance(image, (str, os.PathLike)):
         raise InputError(
             f"an image is a {type(image).__name__}; give a path, a URL, the bytes of a file, a PIL image, an array or "
@@ -451,14 +460,33 @@ def load_image(image: ImageLike) -> Image.Image:
         )
     name = os.fspath(image)
     if not is_url(name):
-        return read_image(name, max_pixels=LARGEST)
+        return _decoded(name, name, max_pixels)
     with TemporaryDirectory(prefix="dinoseg-") as folder:
         fetched = os.path.join(folder, "image")
         download(name, fetched)
-        try:
-            return read_image(fetched, max_pixels=LARGEST)
-        except ImageError as error:
-            raise ImageError(str(error).replace(fetched, name)) from None
+        return _decoded(fetched, without_secrets(name), min(max_pixels, MAX_FOREIGN_PIXELS))
+
+
+def _decoded(cell: Cell, name: str, max_pixels: int) -> Image.Image:
+    """
+    Raises:
+        ImageError: calling the file by `name`, if it cannot be read or has more pixels.
+    """
+    try:
+        return read_image(cell, max_pixels)
+    except TooLargeError as error:
+        raise too_large(name, error.pixels, max_pixels) from None
+    except ImageError as error:
+        raise type(error)(str(error).replace(cell_name(cell), name)) from None
+
+
+def too_large(name: str, pixels: int, most: int) -> TooLargeError:
+    """What is said of an image that is not decoded whole."""
+    return TooLargeError(
+        f"{name}: refused, it would unpack to {pixels} pixels, and {most} are the most that are decoded here. Make it "
+        "smaller, or give `dinoseg predict --mode slide` its file, best a TIFF, which is read by strips.",
+        pixels,
+    )
 
 
 def _cell(image: str | os.PathLike[str] | bytes) -> Cell:

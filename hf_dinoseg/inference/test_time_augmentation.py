@@ -5,7 +5,8 @@ Scores are averaged as the probabilities that they are, at the size of the answe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 from torch.nn import functional as F
 
 from ..errors import InputError
+
+_MOST_SCALES, _LARGEST_SCALE = 32, 16  # a view costs time with the square of its scale
 
 
 @dataclass(frozen=True)
@@ -52,16 +55,22 @@ def views(tta: Mapping[str, Any] | None) -> list[View]:
             `config.inference`; either key may be left out. None for the image as it is.
 
     Raises:
-        ValueError: on another key, or a scale that is no number above 0.
+        ValueError: on another key, or a scale that is no number above 0, or a size that no view has.
 
     Example:
         >>> views({"scales": [0.5, 1], "flip": False})
         [View(scale=0.5, flip=False), View(scale=1.0, flip=False)]
     """
+    if tta is not None and not isinstance(tta, Mapping):
+        raise InputError(f"tta is {reprlib.repr(tta)}; write {{scales: [0.75, 1, 1.25], flip: true}}, or null.")
     settings = dict(tta or {})
     scales, flip = settings.pop("scales", [1.0]), settings.pop("flip", False)
     if settings:
         raise InputError(f"tta has no {', '.join(map(repr, settings))}; it has scales and flip.")
-    if not scales or any(not isinstance(s, (int, float)) or s <= 0 for s in scales):
-        raise InputError(f"tta.scales is {scales}; write numbers above 0, such as [0.75, 1, 1.25].")
+    several = isinstance(scales, Sequence) and 0 < len(scales) <= _MOST_SCALES
+    if not several or any(not isinstance(s, (int, float)) or not 0 < s <= _LARGEST_SCALE for s in scales):
+        raise InputError(
+            f"tta.scales is {reprlib.repr(scales)}; write up to {_MOST_SCALES} numbers above 0, at most "
+            f"{_LARGEST_SCALE}, such as [0.75, 1, 1.25]."
+        )
     return [View(float(scale), mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]

@@ -55,6 +55,9 @@ def resolve_window(mode: str, window: int | None, stride: int | None) -> tuple[i
     """
     if mode not in ("whole", "slide"):
         raise InputError(f"inference mode {mode!r} is not known; it is one of whole, slide.")
+    for name, value in (("window", window), ("stride", stride)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise InputError(f"{name} is {value!r}; it is a whole number of pixels.")
     window = DEFAULT_WINDOW if window is None else window
     stride = default_stride(window) if stride is None else stride
     window_positions(1, window, stride)

@@ -15,6 +15,8 @@ from transformers import AutoBackbone, AutoConfig, PreTrainedConfig, PreTrainedM
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
 
+from .bounds import check_backbone, shown
+
 if TYPE_CHECKING:
     from .configuration_dinoseg import DinoSegConfig
 
@@ -72,7 +74,7 @@ class Backbone(nn.Module):
     def __init__(self, config: DinoSegConfig, model: PreTrainedModel | None = None) -> None:
         super().__init__()
         sub_config: Any = config.backbone_config
-        wrapped: Any = AutoBackbone.from_config(sub_config) if model is None else model
+        wrapped: Any = _build(sub_config) if model is None else model
         self.model = wrapped
         if config.backbone_dtype:
             _cast_weights(wrapped, getattr(torch, config.backbone_dtype))
@@ -175,6 +177,20 @@ class Backbone(nn.Module):
             )
 
 
+def _build(config: PreTrainedConfig) -> PreTrainedModel:
+    """A backbone as its configuration describes it.
+
+    Raises:
+        BackboneError: if transformers can make none of it.
+    """
+    try:
+        model: PreTrainedModel = AutoBackbone.from_config(config)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BackboneError(f"backbone: no model can be made of its configuration ({shown(reason)}).") from error
+    return model
+
+
 def pad_to_multiple(pixel_values: Tensor, multiple: int) -> Tensor:
     """Zeros right and below until height and width are multiples."""
     height, width = pixel_values.shape[-2:]
@@ -201,8 +217,9 @@ def load_backbone_config(backbone: str | Mapping[str, Any] | PreTrainedConfig, *
         fields = dict(backbone)
         model_type = fields.pop("model_type", None)
         try:
+            check_backbone(backbone)
             config = AutoConfig.for_model(model_type, **fields)
-        except (ValueError, TypeError) as error:
+        except Exception as error:  # each configuration of transformers checks its fields in its own way
             raise BackboneError(
                 f"backbone: {dict(backbone)!r} does not describe a transformers backbone: {error}. Give `model_type`, "
                 "for example dinov3_vit, and the fields of its configuration."

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .bounds import LARGEST, check, check_backbone, check_label_space, check_names, check_threshold, is_whole, shown
+
 # every head registers itself when its file is read; here, so that a configuration alone knows them all
 from .head_eomt import EomtHead  # noqa: F401
 from .head_linear import LinearHead  # noqa: F401
@@ -99,6 +101,7 @@ class DinoSegConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         head = head_class(self.head)
+        self._check_fields(kwargs)
         for old, new in _RENAMED.items():
             if old in kwargs:
                 kwargs.setdefault(new, kwargs.pop(old))
@@ -108,9 +111,7 @@ class DinoSegConfig(PreTrainedConfig):
             self.label_space = self.label_space.to_dict()
         if self.label_space is not None:
             self._take_labels(kwargs)
-        super().__post_init__(**kwargs)
-        if self.backbone_dtype not in (None, "float32", "bfloat16", "float16"):
-            raise ValueError(f"backbone_dtype is {self.backbone_dtype!r}; choose float32, bfloat16 or float16.")
+        self._build_backbone_config(kwargs)
         settings = {name: getattr(self, name) for name in head_settings()}
         backbone: Any = self.backbone_config
         depth = len(backbone.stage_names) - 1
@@ -118,6 +119,38 @@ class DinoSegConfig(PreTrainedConfig):
         if faults := faults or head.faults(settings, depth):
             raise ValueError(" ".join(faults))
         self._choose_out_layers(*head.layers(settings, depth, hasattr(backbone, "depths")), depth)
+
+    def _check_fields(self, kwargs: dict[str, Any]) -> None:
+        """Types and sizes, before anything is made of them."""
+        if self.label_space is not None:
+            check_label_space(self.label_space)
+        if self.id2label is not None:
+            check_names(self.id2label)
+        count = kwargs.get("num_labels")
+        check(count is None or is_whole(count, 0), "num_labels", count, f"a whole number of at most {LARGEST}")
+        check(is_whole(self.ignore_index), "ignore_index", self.ignore_index, f"a whole number of at most {LARGEST}")
+        check_threshold(self.background_threshold)
+        check(isinstance(self.freeze_backbone, bool), "freeze_backbone", self.freeze_backbone, "true or false")
+        layers = self.out_layers
+        fine = layers is None or (isinstance(layers, (list, tuple)) and all(is_whole(layer) for layer in layers))
+        check(fine, "out_layers", layers, "a list of layers, or null")
+        if self.backbone_dtype not in (None, "float32", "bfloat16", "float16"):
+            raise ValueError(f"backbone_dtype is {shown(self.backbone_dtype)}; choose float32, bfloat16 or float16.")
+        if self.backbone_config is not None and not isinstance(self.backbone_config, PreTrainedConfig):
+            check_backbone(self.backbone_config)
+
+    def _build_backbone_config(self, kwargs: dict[str, Any]) -> None:
+        """What transformers makes of the fields. Its configurations check their own, each in its way."""
+        try:
+            super().__post_init__(**kwargs)
+            depth = len(self.backbone_config.stage_names)  # type: ignore[union-attr]
+        except ValueError:
+            raise
+        except Exception as error:  # KeyError for a model type, StrictDataclassError for a field, and more
+            reason = f"{error} is not known" if isinstance(error, KeyError) else " ".join(str(error).split())
+            raise ValueError(f"backbone_config describes no backbone of transformers ({reason}).") from error
+        if depth < 2:
+            raise ValueError("backbone_config has no layers; it needs at least one.")
 
     def _take_labels(self, kwargs: dict[str, Any]) -> None:
         """`id2label`, `label2id` and `ignore_index` as the label space has them."""
@@ -139,10 +172,10 @@ class DinoSegConfig(PreTrainedConfig):
     def _choose_out_layers(self, default: list[int], counts: tuple[int, ...], depth: int) -> None:
         """Point the backbone's outputs at the layers that the head reads, each through the final norm."""
         backbone: Any = self.backbone_config
-        layers = default if self.out_layers is None else [int(layer) for layer in self.out_layers]
+        layers = default if self.out_layers is None else list(self.out_layers)
         if len(layers) not in counts or layers != sorted(set(layers)) or not 1 <= layers[0] <= layers[-1] <= depth:
             raise ValueError(
-                f"out_layers is {layers}; head {self.head!r} as it is set reads {' or '.join(map(str, counts))} "
+                f"out_layers is {shown(layers)}; head {self.head!r} as it is set reads {' or '.join(map(str, counts))} "
                 f"different layers, ascending, between 1 and {depth}."
             )
         backbone.out_indices = layers

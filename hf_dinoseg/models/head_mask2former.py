@@ -17,8 +17,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .adapter_pyramid import SimplePyramid
 from .adapter_vit import VitAdapter
 from .backbone import Backbone
+from .bounds import LARGEST
 from .deformable_attention import Shape
-from .heads import LARGEST, NORM, NUM_QUERIES, Head, Setting, register_head
+from .heads import NORM, NUM_QUERIES, Head, Setting, register_head
 from .outputs import DinoSegOutput, Frame, MaskMlp, crop_to_frame, mask_logits_of_all
 from .pixel_decoder import PixelDecoder, sine_position
 

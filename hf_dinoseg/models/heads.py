@@ -8,11 +8,14 @@ whoever imports its file can train, load and save it, and its file travels with 
 
 from __future__ import annotations
 
+import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
+
+from .bounds import LARGEST, MOST_LAYERS, is_number, is_whole, shown
 
 if TYPE_CHECKING:
     from .backbone import Backbone
@@ -23,7 +26,7 @@ class Setting(NamedTuple):
     """One setting of a head: a field of `DinoSegConfig` and, unless `in_recipe` is off, of a recipe's `model` section.
 
     Attributes:
-        type: its annotation: int, float, str, a Literal, or one of these or None.
+        type: its annotation: int, float, str, bool, a Literal, a list of one of these, or one of all these or None.
         default: its value where nothing is said.
         help: what it is, in a few words, for messages and pages.
         bounds: among `ge`, `gt`, `le`, `lt`, as pydantic's `Field` has them.
@@ -38,17 +41,32 @@ class Setting(NamedTuple):
 
     def fault(self, name: str, value: Any) -> str | None:
         """What is wrong with a value, in one sentence; None if it will do."""
-        kinds = typing.get_args(self.type) if typing.get_origin(self.type) is Literal else ()
-        if kinds:
-            return None if value in kinds else f"{name} is {value!r}; choose {' or '.join(map(str, kinds))}."
-        if self.type not in (int, float):
+        fits = _fits(self.type, value)
+        bound = is_number(value) and self.bounds
+        if fits and not (bound and any(not _KEPT[key](value, limit) for key, limit in self.bounds.items())):
             return None
-        number = isinstance(value, (int, float) if self.type is float else int) and not isinstance(value, bool)
-        if number and all(_KEPT[bound](value, limit) for bound, limit in self.bounds.items()):
-            return None
+        if typing.get_origin(self.type) is Literal:
+            return f"{name} is {shown(value)}; choose {' or '.join(map(str, typing.get_args(self.type)))}."
         limits = " and ".join(f"{_WORDS[bound]} {limit:g}" for bound, limit in self.bounds.items())
-        kind = "a whole number" if self.type is int else "a number"
-        return f"{name} is {value!r}; it is {kind}{' ' + limits if limits else ''}."
+        kind = {int: "a whole number", float: "a number"}.get(self.type, str(self.type))
+        return f"{name} is {shown(value)}; it is {kind}{' ' + limits if limits else ''}."
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    """Whether a value is of an annotation that `Setting.type` may have."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(part, value) for part in parts)
+    if origin is Literal:
+        return value in parts
+    if origin is list:
+        return isinstance(value, (list, tuple)) and len(value) <= MOST_LAYERS and all(_fits(parts[0], v) for v in value)
+    if kind is int:
+        return is_whole(value, -_LONG, _LONG)
+    return is_number(value) if kind is float else isinstance(value, kind)
+
+
+_LONG = 2**63 - 1  # what a tensor holds
 
 
 _KEPT: dict[str, Callable[[float, float], bool]] = {
@@ -58,8 +76,6 @@ _KEPT: dict[str, Callable[[float, float], bool]] = {
     "lt": lambda value, limit: value < limit,
 }
 _WORDS = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
-#: No published model comes near it; it keeps a hostile configuration from filling the memory.
-LARGEST = 65536
 
 NUM_QUERIES = Setting(int, 100, "object queries of the head", {"ge": 1, "le": LARGEST})
 NORM = Setting(
@@ -179,10 +195,10 @@ def head_class(name: str) -> type[Head]:
     Raises:
         ValueError: if there is none.
     """
-    if name not in HEADS:
+    if not isinstance(name, str) or name not in HEADS:
         raise ValueError(
-            f"head is {name!r}; choose one of {', '.join(HEADS)}. A head from outside the package is known once its "
-            f"file is imported; a checkpoint of it holds that file as head_{name}.py."
+            f"head is {shown(name)}; choose one of {', '.join(HEADS)}. A head from outside the package is known once "
+            "its file is imported; a checkpoint of it holds that file as head_<name>.py."
         )
     return HEADS[name]
 

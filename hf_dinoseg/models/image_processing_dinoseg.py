@@ -15,7 +15,10 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import ModelOutput
 
+from .bounds import LARGEST, check, check_label_space, check_threshold, is_number, is_whole
 from .scores import semantic_labels_and_scores, semantic_scores, without_unlikely
+
+_MOST_PIXELS = 1 << 28  # of a resized image; normalised it takes 3 GiB
 
 
 class DinoSegImageProcessorKwargs(ImagesKwargs, total=False):
@@ -65,7 +68,12 @@ class DinoSegImageProcessor(PilBackend):
 
     def __init__(self, label_space: Any = None, **kwargs: Any) -> None:
         plain = label_space.to_dict() if hasattr(label_space, "to_dict") else label_space
+        size = kwargs.get("size")
+        sides = dict(size).values() if isinstance(size, (dict, SizeDict)) else [size]
+        fine = all(side is None or is_whole(side, 1) for side in sides)
+        check(fine, "size", size, f"a mapping of sides to whole numbers of 1 to {LARGEST}")
         super().__init__(label_space=plain, **kwargs)
+        self._check_fields()
 
     def preprocess(self, images: Any, segmentation_maps: Any = None, **kwargs: Any) -> BatchFeature:
         """As the call of the processor.
@@ -103,6 +111,24 @@ class DinoSegImageProcessor(PilBackend):
             data["labels"] = [_from_plane(plane, void) for plane in moved]
         return BatchFeature(data=data, tensor_type=return_tensors)
 
+    def _check_fields(self) -> None:
+        """
+        Raises:
+            ValueError: naming the first field that is of a wrong type or size.
+        """
+        for name in ("image_mean", "image_std"):
+            value = getattr(self, name)
+            numbers = value if isinstance(value, (list, tuple)) else [value] * 3
+            fine = len(numbers) == 3 and all(is_number(n) and (name == "image_mean" or n > 0) for n in numbers)
+            check(fine, name, value, f"three numbers{' above 0' if name == 'image_std' else ''}")
+        check(is_number(self.rescale_factor), "rescale_factor", self.rescale_factor, "a number")
+        check(is_whole(self.resample, 0, 5), "resample", self.resample, "one of Pillow's filters, 0 to 5")
+        for name in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
+            check(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
+        if self.label_space is not None:
+            check_label_space(self.label_space)
+        check_threshold(self.background_threshold)
+
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> Any:
         return super()._prepare_images_structure(_grey_to_rgb(images), expected_ndims=expected_ndims)
 
@@ -113,6 +139,11 @@ class DinoSegImageProcessor(PilBackend):
             rounded = (2 * size.shortest_edge * long + short) // (2 * short)  # in whole numbers: halves are exact
             new = (rounded, size.shortest_edge) if height > width else (size.shortest_edge, rounded)
             size = SizeDict(height=new[0], width=new[1])
+        if size.height and size.width and size.height * size.width > _MOST_PIXELS:
+            raise ValueError(
+                f"an image of {image.shape[-1]}×{image.shape[-2]} would be resized to {size.width}×{size.height}, more "
+                f"than {_MOST_PIXELS} pixels; choose a smaller `size`, or cut off its margins."
+            )
         return super().resize(image, size, *args, **kwargs)
 
     def post_process_semantic_segmentation(

@@ -194,7 +194,7 @@ class Loss(Section):
 class TestTimeAugmentation(Section):
     """Views of an image whose scores are averaged."""
 
-    scales: list[Annotated[float, Field(gt=0)]] = Field(
+    scales: list[Annotated[float, Field(gt=0, le=16)]] = Field(
         default=[1.0], min_length=1, description="sizes over the image's own, such as [0.75, 1, 1.25]"
     )
     flip: bool = Field(default=False, description="each size mirrored as well")

@@ -29,8 +29,38 @@ _RESOLVERS = (  # the first that matches wins, so a whole number is never a floa
 )
 
 
+#: values that aliases (`*name`) may add to those that are written
+_MOST_REPEATED = 100_000
+#: bytes of a recipe file; ids, names and colours of 65535 classes take less
+_LARGEST_FILE = 1 << 22
+
+
+def _values(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """How many values a node has when aliases are written out. `sizes` holds those of the nodes seen; one that is
+    within itself counts nothing there, and is told later."""
+    if id(node) not in sizes:
+        sizes[id(node)] = 0
+        children = node.value if isinstance(node, yaml.CollectionNode) else ()
+        pairs = isinstance(node, yaml.MappingNode)
+        inside = (part for child in children for part in (child if pairs else (child,)))
+        sizes[id(node)] = 1 + sum(_values(part, sizes) for part in inside)
+    return sizes[id(node)]
+
+
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[Any, Any] = {}
+
+    def get_single_node(self) -> yaml.Node | None:
+        """As PyYAML's, whose aliases are free: whoever walks through what they stand for pays for each. A text of ten
+        lines, each of which names the one above ten times, has ten thousand million values."""
+        node: yaml.Node | None = super().get_single_node()
+        sizes: dict[int, int] = {}
+        if node is not None and _values(node, sizes) - len(sizes) > _MOST_REPEATED:
+            raise yaml.MarkedYAMLError(
+                problem=f"its aliases repeat more than {_MOST_REPEATED} values; write out what they stand for",
+                problem_mark=node.start_mark,
+            )
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
@@ -140,6 +170,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise RecipeError([f"has more than {_LARGEST_FILE} bytes; no recipe is so large."], str(path))
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         hint = ""

@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
+from ..errors import ImageError
+from ..images import open_image
 from ..labels import Color, LabelSpace
 from .fonts import fitting, label_font
 from .overlay import check_size, hatch
@@ -93,14 +95,17 @@ def save_panel(drawn: Image.Image, path: Path) -> None:
 def image_of_panel(path: Path) -> Image.Image | None:
     """The image that a saved panel shows, at its own size or, if that is larger than a cell, at the cell's.
 
-    None if the file does not say where it is.
+    None if the file is no image, or does not say where in it that is: a checkpoint's files may come from anyone.
     """
-    with Image.open(path) as drawn:
-        try:
+    try:
+        with open_image(path) as drawn:
             left, top, right, bottom, width, height = map(int, drawn.info[_IMAGE_BOX].split())
-        except (KeyError, ValueError):
-            return None
-        image = drawn.convert("RGB").crop((left, top, right, bottom))
+            inside = 0 <= left < right <= drawn.width and 0 <= top < bottom <= drawn.height
+            if not inside or width < 1 or height < 1 or (width <= right - left and height > bottom - top):
+                return None
+            image = drawn.convert("RGB").crop((left, top, right, bottom))
+    except ImageError:
+        return None
     return image if width > image.width else image.resize((width, height), Image.Resampling.NEAREST)
 
 

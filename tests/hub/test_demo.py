@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,6 +120,81 @@ def test_an_upload_that_is_no_image_is_answered_by_what_is_wrong(tmp_path: Path)
         with pytest.raises(gradio.Error) as raised:
             asyncio.run(blocks.process_api(run, [file, "whole", 48, 32, False, 0]))
         assert str(raised.value.message).startswith(f"{name}: ") and str(upload.parent) not in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "said"),
+    [(1, 1, "windows are 1 pixels"), (10**9, 64, "windows are 1e"), (256, 1, "the step"), (256, 257, "the step"),
+     (float("nan"), 32, "windows are nan"), (64, float("nan"), "the step")],
+)  # fmt: skip
+def test_windows_that_would_starve_others_are_refused(image: Path, window: float, stride: float, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Demo(make_segmenter()).segment(str(image), "slide", window, stride, False)
+
+
+def test_what_the_checkpoint_was_evaluated_with_may_be_asked_for(image: Path) -> None:
+    demo = Demo(Segmenter(Strongest(), make_segmenter().processor, SPACE, mode="slide", window=16, stride=1))
+    assert demo.segment(str(image), "slide", 16, 1, False).label_map.shape == (60, 120)
+
+
+class Sleeping(Strongest):
+    """Three layers, each of which takes long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(Nap() for _ in range(3)))
+
+    def forward(self, pixel_values: Tensor) -> Any:
+        return super().forward(self.layers(pixel_values))
+
+
+class Nap(nn.Module):
+    ran = 0
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        Nap.ran += 1
+        time.sleep(0.2)
+        return pixel_values
+
+
+def test_a_request_that_takes_too_long_ends_within_the_model_and_the_next_is_answered(image: Path) -> None:
+    Nap.ran = 0
+    demo = Demo(Segmenter(Sleeping(), make_segmenter().processor, SPACE), seconds=0.3)
+    with pytest.raises(ValueError, match="stopped after 0.3 seconds"):
+        demo.segment(str(image), "whole", 512, 341, False)
+    assert Nap.ran < 3
+    demo.seconds = 100
+    assert demo.segment(str(image), "whole", 512, 341, False).label_map.shape == (60, 120)
+
+
+def test_files_that_were_made_do_not_pile_up(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_app, "_KEPT_FILES", 2)
+    demo = Demo(make_segmenter())
+    result = demo.segment(str(image), "whole", 48, 32, False)
+    files = [Path(demo.show(result, None, "x" * 300)[1]) for _ in range(4)]
+    assert [file.exists() for file in files] == [False, False, True, True]
+
+
+def test_uploads_and_the_queue_are_bounded() -> None:
+    """A server takes no file that is larger, and refuses it while it comes."""
+    pytest.importorskip("gradio")
+    blocks = build_app(make_segmenter(), "Stripes")
+    assert blocks._queue.max_size == demo_app.MAX_WAITING and blocks._queue.default_concurrency_limit == 1
+    _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, **launch_options())
+    try:
+        answers = []
+        for size in (1 << 10, demo_app.MAX_UPLOAD + (1 << 10)):
+            head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+            request = urllib.request.Request(f"{url}gradio_api/upload", head + bytes(size) + b"\r\n--x--\r\n")
+            request.add_header("Content-Type", "multipart/form-data; boundary=x")
+            try:
+                with urllib.request.urlopen(request) as answer:
+                    answers.append(answer.status)
+            except urllib.error.HTTPError as error:
+                answers.append(error.code)
+        assert answers == [200, 413]
+    finally:
+        blocks.close()
 
 
 # ---------------------------------------------------------------------- in the browser

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_dinoseg.errors import RecipeError
-from hf_dinoseg.recipe import load_recipe, write_yaml
+from hf_dinoseg.recipe import load_recipe, write_yaml, yaml_format
 from hf_dinoseg.recipe.yaml_format import parse_yaml
 
 
@@ -160,3 +160,37 @@ def test_missing_file_folder_and_binary_are_told_apart(path: Path) -> None:
     assert "no such file" in missing and "recipe.yaml" in missing  # what the folder does hold
     assert "comes before the overrides" in the_fault(Path("training.max_steps=3"))
     assert "folder" in the_fault(path.parent)
+
+
+def laughs(layers: int, times: int, merge: bool = False) -> str:
+    lines = ["a0: &a0 {x: 1}" if merge else "a0: &a0 [1]"]
+    for n in range(1, layers):
+        many = ", ".join([f"*a{n - 1}"] * times)
+        lines.append(f"a{n}: &a{n} " + (f"{{<<: [{many}], y{n}: 1}}" if merge else f"[{many}]"))
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_aliases_that_multiply_are_refused_before_anything_walks_through_them(path: Path, merge: bool) -> None:
+    path.write_text(laughs(10, 10, merge))  # 10**9 values
+    assert "aliases" in the_fault(path)
+
+
+def test_aliases_that_repeat_little_are_read() -> None:
+    text = "one: &one {a: 1, b: 2}\ntwo: {<<: *one, b: 3}\nthree: [*one, *one]\n" + laughs(4, 10)
+    data = parse_yaml(text, "recipe")
+    assert data["two"] == {"a": 1, "b": 3} and data["three"] == [{"a": 1, "b": 2}] * 2 and len(data["a3"][9][9]) == 10
+
+
+def test_only_what_aliases_repeat_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yaml_format, "_MOST_REPEATED", 10)
+    assert len(parse_yaml("[" + "1, " * 100 + "1]", "recipe")) == 101
+    assert len(parse_yaml("[&a [1], " + "*a, " * 5 + "1]", "recipe")) == 7
+    with pytest.raises(RecipeError, match="aliases repeat more than 10 values"):
+        parse_yaml("[&a [1], " + "*a, " * 6 + "1]", "recipe")
+
+
+def test_a_file_that_is_no_recipe_by_its_size_is_not_read(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 32)
+    assert "bytes" in the_fault(path)
