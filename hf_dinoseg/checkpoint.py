@@ -63,7 +63,8 @@ def load_checkpoint(name: str | os.PathLike[str], **options: Any) -> Checkpoint:
 
     where = {key: options[key] for key in _WHERE if key in options}
     with _told(str(name), where):
-        model = DinoSegForSemanticSegmentation.from_pretrained(name, **options)
+        # never a pickle, which transformers would look for next
+        model = DinoSegForSemanticSegmentation.from_pretrained(name, **{"use_safetensors": True, **options})
         processor = DinoSegImageProcessor.from_pretrained(name, **where)
         if model.config.label_space is None:
             raise ModelError(

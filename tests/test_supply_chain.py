@@ -112,7 +112,7 @@ def test_every_dependency_has_a_lower_bound_and_a_reason() -> None:
     assert len(names) > 20
     for line in names:
         if not line.startswith("hf-dinoseg["):
-            assert re.fullmatch(r"[\w-]+>=[\d.]+(,<\d+)?", line), line
+            assert re.fullmatch(r"[\w-]+(\[\w+\])?>=[\d.]+(,<\d+)?", line), line
     lines = text.splitlines()
     block = lines[lines.index("install_requires =") : lines.index("[options.packages.find]")]
     for above, line in zip(block, block[1:], strict=False):
@@ -134,7 +134,53 @@ def test_what_is_missing_is_named_as_it_is_installed() -> None:
         assert not re.search(r"pip install [^\n]*hf[-_]dinoseg", path.read_text(encoding="utf-8")), path
 
 
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    from hf_dinoseg.labels import LabelSpace
+    from hf_dinoseg.models import DinoSegForSemanticSegmentation, DinoSegImageProcessor
+
+    space = LabelSpace({0: "a", 1: "b"}).to_dict()
+    backbone = {"model_type": "dinov3_vit", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = DinoSegForSemanticSegmentation.from_backbone(backbone, head="linear", label_space=space)
+    model.save_pretrained(tmp_path / "checkpoint")
+    DinoSegImageProcessor(label_space=space).save_pretrained(tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+def test_code_beside_a_checkpoint_is_not_run(checkpoint: Path) -> None:
+    from hf_dinoseg.checkpoint import load_checkpoint
+
+    trap, files = checkpoint.parent / "trap", list(checkpoint.glob("*.py"))
+    assert files and "auto_map" in (checkpoint / "config.json").read_text()
+    for file in files:
+        file.write_text(f"open({str(trap)!r}, 'w').close()\n" + file.read_text())
+    assert load_checkpoint(checkpoint).label_space.num_labels == 2
+    assert not trap.exists()
+
+
+def test_weights_that_are_pickled_are_refused(checkpoint: Path) -> None:
+    from hf_dinoseg.checkpoint import load_checkpoint
+
+    trap = checkpoint.parent / "trap"
+    (checkpoint / "model.safetensors").unlink()
+    torch.save({"head.classify.weight": Trap(trap)}, checkpoint / "pytorch_model.bin")
+    with pytest.raises(ValueError):
+        load_checkpoint(checkpoint)
+    assert not trap.exists()
+
+
 def test_security_md_says_what_loading_runs() -> None:
     text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
-    for word in ("Reporting", "trust_remote_code", "weights_only=True", "safetensors", "HF_TOKEN"):
+    for word in ("Reporting", "trust_remote_code", "HF_TOKEN"):
         assert word in text
+
+
+def test_each_line_of_security_md_names_tests_that_are_there() -> None:
+    rows = [line for line in (ROOT / "SECURITY.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    assert len(rows) > 10
+    for row in rows[2:]:
+        _, trusted, bounds, shown_by = (cell.strip() for cell in row.strip("|").split(" | "))
+        named = re.findall(r"`([\w/]+\.py)`", shown_by)
+        assert named or (trusted == "yes" and bounds.startswith("nothing")), row
+        for name in named:
+            assert (ROOT / "tests" / name).is_file(), name

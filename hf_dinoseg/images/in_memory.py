@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..errors import InputError
-from .opening import upright_rgb
+from .opening import upright, upright_rgb
 
 _KEPT_BY_PNG = ("1", "L", "LA", "P", "RGB", "RGBA")  # modes whose values a PNG holds as they are
 
@@ -53,7 +53,7 @@ def mask_bytes(value: Image.Image | np.ndarray | torch.Tensor) -> bytes:
     """
     if isinstance(value, Image.Image):
         if value.mode in _KEPT_BY_PNG:
-            return _png(ImageOps.exif_transpose(value))
+            return _png(upright(value.copy()))
         value = np.asarray(value)
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
