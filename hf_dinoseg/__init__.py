@@ -19,6 +19,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .errors import DinoSegError
+    from .hub.push import push
     from .inference import Segmenter
     from .labels import LabelSpace
     from .models import DinoSegConfig, DinoSegForSemanticSegmentation, DinoSegImageProcessor
@@ -38,6 +39,7 @@ _LATER = {
     "check": ".run",
     "evaluate": ".run",
     "load_recipe": ".recipe",
+    "push": ".hub.push",
     "train": ".run",
 }
 
@@ -54,6 +56,7 @@ __all__ = [
     "check",
     "evaluate",
     "load_recipe",
+    "push",
     "train",
 ]
 
