@@ -15,7 +15,7 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A training batch, compact: 4 bytes a pixel (7 above 255 classes).
 
     Returns:
-        `index` (B,) int64, first, so that whoever needs the batch's size finds it on one axis; `pixel_values`
+        `index` (B,) int64, first, because the Trainer takes a batch's size from the first entry; `pixel_values`
         (B, 3, H, W) uint8, or float32 where they are normalised already; `labels` (B, H, W) uint8 or int32 train ids;
         `class_labels` list of (N_i,) int64, the classes present, found by the workers so that nobody has to ask the
         device for them; `skipped`, a list of [id, reason], where the items have it; of a stream `id`, a list of str,

@@ -106,7 +106,7 @@ def magnification(recipe: Recipe) -> Magnification:
 
 
 def _world(recipe: Recipe, data: TrainingData) -> list[Finding]:
-    """How large things are shown, and how much of a crop is none."""
+    """How large objects are shown, and how much of a crop is padding."""
     if not data.sizes:
         return []
     rule = magnification(recipe)

@@ -116,8 +116,8 @@ class StreamedMetrics:
             figures[name] = figure_of(self.summary, name, self.label_space)
             if math.isnan(figures[name]):
                 logger.warning(
-                    "training.metric_for_best_model: %s has no value in this evaluation, which so betters nothing: "
-                    "there is none of the class, or none was predicted.",
+                    "training.metric_for_best_model: %s has no value in this evaluation, so it cannot be the best: the "
+                    "class is not there, or was not predicted.",
                     name,
                 )
         return figures

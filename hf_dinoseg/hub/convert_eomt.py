@@ -101,8 +101,8 @@ def read_eomt(checkpoint: str, backbone: str | None = None) -> EomtCheckpoint:
 def holds_differences(weights: Mapping[str, Tensor]) -> bool:
     """Whether the backbone's weights are differences to another's.
 
-    It is told by the weights of its layer norms. They start at 1 in pre-training and are nearly all positive ever
-    after; what fine-tuning changes of them, or leaves at 0, is about as often negative. Nine tenths divide the two.
+    The weights of layer norms tell. They start at 1 in pre-training and stay nearly all positive. Differences made by
+    fine-tuning are negative about half of the time, or 0. The limit is nine tenths positive.
 
     Args:
         weights: under transformers' names.

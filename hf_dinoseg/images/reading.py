@@ -67,7 +67,7 @@ def read_upper(cell: Cell, rows: int, size: tuple[int, int], max_pixels: int = M
 
 
 def _file_bytes(cell: Cell) -> bytes:
-    """What the file holds; nothing where it cannot be read, which is for others to say."""
+    """The file's bytes; empty if it cannot be read, in which case `read_image` raises the error."""
     source = cell_source(cell)
     try:
         return source if isinstance(source, bytes) else b"" if source is None else Path(source).read_bytes()

@@ -1,4 +1,4 @@
-"""What a model says where it sees nothing it knows, when label 0 has no class.
+"""What is answered for pixels without a likely class, when label 0 has no class.
 
 Trained with `reduce_zero_label`, or with 0 in `ignore`, a model has no output for background. Three policies:
 

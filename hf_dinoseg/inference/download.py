@@ -39,7 +39,7 @@ def download(
             "%23, ? as %3F)."
         ) from None
     fetching = _Fetching(url, path, max_bytes)
-    # A server can send a byte now and then for ever, of its head too. Only who waits outside can stop waiting.
+    # A server can send a byte now and then for ever, also of the header. Only another thread can give up waiting.
     thread = threading.Thread(target=fetching.run, name="dinoseg-download", daemon=True)
     thread.start()
     thread.join(max_seconds)

@@ -4,9 +4,9 @@ Three things happen at once: threads read, decode and normalise images; the call
 threads write. What is on its way is bounded by number and by size (`_Room`), so memory does not grow with the number
 of files. An image holds its place from before it is decoded until its results are written.
 
-What this gains over a plain loop is, on a processor, not speed: there the model takes 98 % of the loop's time already
-(the linear head on ViT-S, `benchmarks/bench_predict.py`). It is batches and threads for accelerators, on which it has not
-been measured; bounded memory for large images; and results as they are done, of which an error costs one image's only.
+On a processor this is no faster than a plain loop, of whose time the model takes 98 % (the linear head on ViT-S,
+benchmarks/bench_predict.py). It keeps memory bounded and lets an error cost one image only. On accelerators, for which
+the threads and batches are meant, it has not been measured.
 """
 
 from __future__ import annotations

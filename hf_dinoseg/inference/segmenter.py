@@ -273,7 +273,7 @@ class Segmenter:
         saved = getattr(config, "inference", None) or {}
         if not isinstance(saved, Mapping):
             raise InputError(f"{folder_or_id}: `inference` in its config.json is {reprlib.repr(saved)}, not a mapping.")
-        # Window and stride belong together: a window of one's own comes with its own default stride.
+        # Window and stride belong together: a window that is given has its own default stride.
         if window is None:
             window, stride = saved.get("window"), saved.get("stride") if stride is None else stride
         stored = getattr(config, "background_threshold", None)

@@ -1,10 +1,9 @@
 """What a wrong recipe is told: one line a fault, each naming the field, the value, what is accepted and the nearest
 spelling.
 
-Pydantic finds the faults. Its own wording names branches of unions as if they were fields, and no nearest spelling: of
-20 wrong values and misspelt fields that were tried, it gave 6 another place than the recipe has for them
-(`folder.crop_sizes`, `backbone.dict[str,any]`, a list's missing entry), and of the 9 that have a likely spelling it named
-none. A type, a choice or a bound it names well, but not that null is accepted too.
+Pydantic finds the faults. Its own messages were tried on 20 wrong values and misspelt fields. They gave 6 another place
+than the recipe does (`folder.crop_sizes`, `backbone.dict[str,any]`). They never suggested a spelling, where 9 had a
+likely one. They name types, choices and bounds well, but not that null is accepted too.
 """
 
 from __future__ import annotations

@@ -246,8 +246,8 @@ class SyntheticRetinaSource(Section):
 
 
 class MemorySource(Section):
-    """A dataset that was given in Python, `hf_dinoseg.train(dataset=…)`. No file says where it is, so whoever repeats
-    the run or measures the checkpoint gives it again."""
+    """A dataset that was given in Python, `hf_dinoseg.train(dataset=…)`. No file holds it: give it again to repeat the
+    run or to measure the checkpoint."""
 
     source: Literal["memory"]
     kind: str | None = Field(None, description="what was given, in words; written by the run")

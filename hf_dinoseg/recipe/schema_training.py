@@ -27,8 +27,8 @@ _DEFAULTS: dict[str, Any] = {
     # publish, and the polynomial decay of power 0.9 is theirs as well.
     "weight_decay": 0.05,
     "lr_scheduler_type": "polynomial",
-    # Mask2Former clips the whole gradient to 0.01. AdamW divides by the gradient's own size, so so low a bound does not
-    # slow training down: it gives each step's direction the same weight, whatever the matching just did to the loss.
+    # Mask2Former clips the whole gradient to 0.01. This does not slow training down, because AdamW divides by the
+    # gradient's size. It keeps a sudden change of the matching from weighing more than other steps.
     "max_grad_norm": 0.01,
     "per_device_eval_batch_size": 1,  # evaluation is at original resolution, and images differ in size
     "eval_strategy": "steps",

@@ -51,8 +51,8 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[Any, Any] = {}
 
     def get_single_node(self) -> yaml.Node | None:
-        """As PyYAML's, whose aliases are free: whoever walks through what they stand for pays for each. A text of ten
-        lines, each of which names the one above ten times, has ten thousand million values."""
+        """As PyYAML's, with a limit on aliases. PyYAML does not copy what an alias repeats, but code that walks through
+        the values does: ten lines that each repeat the line above ten times have ten thousand million values."""
         node: yaml.Node | None = super().get_single_node()
         sizes: dict[int, int] = {}
         if node is not None and _values(node, sizes) - len(sizes) > _MOST_REPEATED:

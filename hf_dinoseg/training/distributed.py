@@ -46,8 +46,8 @@ def check_processes(args: TrainingArguments) -> None:
 
 @contextmanager
 def built_whole(args: TrainingArguments) -> Iterator[None]:
-    """Within it models are made whole in each process, with ZeRO-3 too, which would divide each backbone as it is
-    loaded, and draw heads otherwise than without it: they are made as ever, and divided when training begins."""
+    """Within it, models are made whole in each process, also with ZeRO-3, and are divided when training begins. ZeRO-3
+    would otherwise divide a backbone while it is loaded, and initialise heads with other numbers."""
     settings = getattr(args.deepspeed_plugin, "dschf", None)
     unset_hf_deepspeed_config()
     try:

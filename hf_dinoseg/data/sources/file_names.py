@@ -33,9 +33,9 @@ def files_by_stem(base: Path, field: str, place: str) -> dict[str, str]:
 
 
 def spelt_as(names: Collection[str], stems: Iterable[str]) -> list[str]:
-    """Stems, each in the spelling of the one among `names` that is the same text, or as it is if there is none.
+    """Stems in the Unicode form that `names` has of them; a stem that is not in `names` is unchanged.
 
-    Images and masks that came different ways may differ in their Unicode form, see `columns.one_form`.
+    Images and masks from different systems may differ in that form, see `columns.one_form`.
     """
     spellings = {one_form(name): name for name in names}
     return [stem if stem in names else spellings.get(one_form(stem), stem) for stem in stems]
