@@ -225,7 +225,7 @@ class StreamLoader(DataLoader[dict[str, Any]]):
             self.dataset.places[reader] = (number, done)
             if number > self._pass:
                 self._pass = number
-                # as torch's loaders do when an epoch begins: the model's random numbers are then those of a run without one
+                # as torch's loaders do at an epoch's start: the model then draws the same numbers as without a stream
                 torch.empty((), dtype=torch.int64).random_()
             self._given += 1
             self.dataset.turn = self._given % self._readers
