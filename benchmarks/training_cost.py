@@ -39,7 +39,7 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "ade20k"
 RUNS = (
     ("linear_vit7b16", "head"),
     ("mask2former_vit7b16", "head"),
-    ("eomt_vitl16", "llrd"),
+    ("eomt_vitl16", "full"),
     ("mask2former_vitl16", "full"),
     ("linear_vitl16", "full"),
 )

@@ -127,7 +127,7 @@ def training() -> list[str]:
         "| --- | --- |",
         *[f"| `{name}` | {rule} |" for name, rule in RULES.items()],
         "",
-        "`lr_scheduler_type` takes transformers' schedules and one more. `polynomial`: power 0.9, end 0. `cosine`: "
+        "`lr_scheduler_type` takes transformers' schedules and two more. `polynomial`: power 0.9, end 0. `cosine`: "
         "half a cosine to 0. `one_cycle`: torch's `OneCycleLR`, up to `learning_rate` over `warmup_steps` and down "
         "again, the momentum the other way; `lr_scheduler_kwargs` takes its arguments. "
         "`model.backbone_warmup_steps` makes the polynomial one a warm-up in two stages, head first. Fields that "

@@ -45,9 +45,10 @@ from .hub.convert import init_head_from
 from .hub.init_from import start_from
 from .hub.push_callback import PushCallback
 from .inference import Background
+from .inference.test_time_augmentation import stored_size
 from .losses import LOSSES, Loss, balanced_class_weights
 from .models import DinoSegConfig, DinoSegForSemanticSegmentation, DinoSegImageProcessor, head_class
-from .recipe import ONE_CYCLE, Recipe, evaluation_arguments, training_arguments
+from .recipe import ONE_CYCLE, WARMUP_ONE_CYCLE, Recipe, evaluation_arguments, training_arguments
 from .training import DinoSegTrainer, apply_tuning
 from .training.callbacks import EarlyStopping
 from .visualize import with_palette
@@ -309,9 +310,19 @@ def build_inference(recipe: Recipe) -> dict[str, Any]:
         "stride": evaluation.stride,
         "batch_size": evaluation.batch_size,
         "blend": evaluation.blend,
-        "tta": evaluation.tta.model_dump(),
+        "even_windows": evaluation.even_windows,
+        "join": evaluation.join,
+        "tta": _tta(recipe),
         "autocast": evaluation.autocast,
     }
+
+
+def _tta(recipe: Recipe) -> dict[str, Any]:
+    tta = recipe.evaluation.tta
+    chosen: dict[str, Any] = {"scales": tta.scales, "flip": tta.flip}
+    if not tta.from_file:
+        return chosen
+    return chosen | {"shortest_edge": recipe.evaluation.shortest_edge, "multiple": tta.multiple}
 
 
 def build_background(recipe: Recipe, stored: float | None = None) -> Background:
@@ -386,6 +397,10 @@ def _transform(recipe: Recipe) -> TrainTransform:
         rotation=data.rotation,
         base_size=data.base_size,
         base_side=data.base_side,
+        scale_steps=data.scale_steps,
+        hue=data.hue,
+        padding=data.padding,
+        pad_after=data.padding_place == "corner",
     )
 
 
@@ -393,7 +408,8 @@ def build_eval_dataset(
     recipe: Recipe, split: Dataset, processor: DinoSegImageProcessor, num_skipped: int = 0
 ) -> EvalDataset:
     data = recipe.data
-    return EvalDataset(split, processor, recipe.labels, data.max_pixels, data.on_bad_sample, num_skipped)
+    options = stored_size(build_inference(recipe)["tta"])
+    return EvalDataset(split, processor, recipe.labels, data.max_pixels, data.on_bad_sample, num_skipped, options)
 
 
 def build_training_arguments(recipe: Recipe, **fields: Any) -> TrainingArguments:
@@ -458,6 +474,8 @@ def build_rates(recipe: Recipe) -> dict[str, Any]:
         "layer_decay": model.layer_decay if model.tune == "llrd" else 1.0,
         "backbone_warmup_steps": model.backbone_warmup_steps,
         "one_cycle": training["lr_scheduler_kwargs"] or {} if one_cycle else None,
+        "warmup_one_cycle": training["lr_scheduler_type"] == WARMUP_ONE_CYCLE,
+        "weight_decay_on": training["weight_decay_on"],
     }
 
 

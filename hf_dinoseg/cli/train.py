@@ -61,6 +61,7 @@ def train(
             print_json(checked.to_dict())
         else:
             typer.echo(checked.to_yaml(), nl=False)
+            typer.echo(_protocol_text(checked), nl=False)
         return
     if dry_run:
         _dry_run(checked, json)
@@ -77,6 +78,19 @@ def train(
         typer.echo(f"\ncheckpoint: {checked.training['output_dir']}")
 
 
+def _protocol_text(recipe: Recipe) -> str:
+    """As comments of a recipe, where it differs from its protocol; nothing without one."""
+    from ..recipe import deviations, plain
+
+    if recipe.protocol is None:
+        return ""
+    found = deviations(recipe)
+    if not found:
+        return f"# As protocol {recipe.protocol} in every field.\n"
+    told = "".join(f"#   {d.field}: {plain(d.here)} (published: {plain(d.published)})\n" for d in found)
+    return f"# Other than protocol {recipe.protocol}:\n{told}"
+
+
 def _dry_run(recipe: Recipe, json: bool) -> None:
     """Print the resolved recipe and, as comments below it, what the rehearsal did."""
     with only_results_on_stdout():
@@ -89,6 +103,7 @@ def _dry_run(recipe: Recipe, json: bool) -> None:
     width, height = did["image_size"]
     losses = ", ".join(f"{loss:.3g}" for loss in did["losses"])
     typer.echo(recipe.to_yaml(), nl=False)
+    typer.echo(_protocol_text(recipe), nl=False)
     typer.echo(
         f"# Dry run: {did['steps']} steps on generated images of {width} x {height}, losses {losses}, and an "
         f"evaluation of one.\n# {did['num_labels']} classes, head {did['head']}, tune {did['tune']}, a tiny "

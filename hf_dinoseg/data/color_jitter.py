@@ -12,13 +12,16 @@ _BLOCK = 1 << 16  # pixels
 _LUMA = (0.299, 0.587, 0.114)
 
 
-def color_matrix(rng: np.random.Generator) -> tuple[float, ...] | None:
+def color_matrix(rng: np.random.Generator, hue_turn: float | None = None) -> tuple[float, ...] | None:
     """A random photometric change as a 3×4 matrix, row by row: what `change_colors` takes, and `Image.convert`.
 
     Each with probability one half: brightness ± 32 of 255, then contrast × 0.5 to 1.5, saturation × 0.5 to 1.5, hue
     turned by ± 18/255 of a full turn (the ranges of SSD's photometric distortion, https://arxiv.org/abs/1512.02325).
     All four are affine in RGB when saturation is measured from the luma and hue turns about the grey axis; as one
     matrix they cost one pass, and values are cut to 0..255 once, at the end.
+
+    Args:
+        hue_turn: largest turn of the hue, of a full one, in place of 18/255.
 
     Returns:
         12 numbers, or None when no change was drawn.
@@ -28,7 +31,9 @@ def color_matrix(rng: np.random.Generator) -> tuple[float, ...] | None:
     if not any(chances):
         return None
     brightness, contrast, saturation, hue = (draw if drawn else 0.0 for draw, drawn in zip(draws, chances, strict=True))
-    return jitter_matrix(brightness * 32, 1 + contrast / 2, 1 + saturation / 2, hue * 18 / 255)
+    return jitter_matrix(
+        brightness * 32, 1 + contrast / 2, 1 + saturation / 2, hue * 18 / 255 if hue_turn is None else hue * hue_turn
+    )
 
 
 def change_colors(pixels: torch.Tensor, matrix: Sequence[float]) -> torch.Tensor:

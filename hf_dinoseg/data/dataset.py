@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -159,6 +159,7 @@ class EvalDataset(Dataset[dict[str, Any]]):
         on_bad_sample: what to do about a file that could be read when the targets were prepared and no longer can:
             `error` raises, `skip` gives an item that is counted and not measured.
         num_skipped: samples that were taken out before; reported with the metrics.
+        processor_options: arguments of each call of the processor.
     """
 
     def __init__(
@@ -169,7 +170,9 @@ class EvalDataset(Dataset[dict[str, Any]]):
         max_pixels: int = MAX_PIXELS,
         on_bad_sample: OnBadSample = "error",
         num_skipped: int = 0,
+        processor_options: Mapping[str, Any] | None = None,
     ) -> None:
+        self.processor_options = dict(processor_options or {})
         self.ids: list[str] = list(dataset["id"])
         self.zero_of = label_space if label_space is not None and zero_is_void(label_space) else None
         self.dataset = dataset.select_columns(["image", "label_map", *(["mask"] if self.zero_of else [])])
@@ -203,7 +206,7 @@ class EvalDataset(Dataset[dict[str, Any]]):
                 noted["zero"] = torch.zeros(1, 1, dtype=torch.bool)
             pixel = {"pixel_values": torch.zeros(3, 1, 1), "labels": torch.zeros(1, 1, dtype=torch.int32)}
             return {"index": -1 - index, **pixel, **noted}
-        processed = self.processor(images=image, return_tensors="pt")
+        processed = self.processor(images=image, return_tensors="pt", **self.processor_options)
         return {
             "index": index,
             "pixel_values": processed["pixel_values"][0],

@@ -52,15 +52,19 @@ class TrainTransform:
             jitter of Ghiasi et al. (https://arxiv.org/abs/2012.07177).
         base_size: what `scale` counts from: the image with its shorter side (`base_side`: longer) of so many pixels;
             None for the image as it is.
+        scale_steps: draw among so many scales, evenly spaced from the smallest to the largest; None for all between.
         max_class_share: redraw the crop's place, up to 10 times, while one class covers more than this share of its
             labelled pixels; then take the draw with the smallest such share. A crop without a labelled pixel counts
             as a share of 1 and is legal.
         flip: mirror left and right half of the time.
         vertical_flip: mirror top and bottom half of the time.
         rotation: turn by an angle drawn uniformly from -rotation to rotation, in degrees, about the crop's middle.
-        photometric: brightness, contrast, saturation and hue, see `color.color_matrix`.
-        ignore_index: written to the label map where the scaled and turned image does not fill the crop; the image
-            is given its own mean colour there.
+        photometric: brightness, contrast, saturation and hue, see `color_jitter.color_matrix`.
+        hue: largest turn of the hue, of a full one; None for 18/255.
+        ignore_index: written to the label map where the scaled and turned image does not fill the crop.
+        padding: red, green, blue of 0 to 255 that the image is given there; None for its own mean colour.
+        pad_after: an image that does not fill the crop stands in its upper left corner, mirrored or not, instead of
+            anywhere.
 
     Example:
         >>> transform = TrainTransform(crop_size=4, scale=(1, 1), photometric=False, flip=False)
@@ -82,6 +86,10 @@ class TrainTransform:
         rotation: float = 0.0,
         base_size: int | None = None,
         base_side: Side = "shorter",
+        scale_steps: int | None = None,
+        hue: float | None = None,
+        padding: tuple[int, int, int] | None = None,
+        pad_after: bool = False,
     ) -> None:
         if crop_size < 1:
             raise InputError(f"crop_size is {crop_size}; it is a number of pixels, 1 or more.")
@@ -96,6 +104,10 @@ class TrainTransform:
         self.crop_size = crop_size
         self.scale = (float(scale[0]), float(scale[1]))
         self.base_size, self.base_side = base_size, base_side
+        self.scale_steps = scale_steps
+        self.hue = hue
+        self.padding = None if padding is None else torch.tensor(padding, dtype=torch.uint8)[:, None, None]
+        self.pad_after = pad_after
         self.max_class_share = max_class_share
         self.flip = flip
         self.vertical_flip = vertical_flip
@@ -128,19 +140,28 @@ class TrainTransform:
         if isinstance(image, Image.Image) and image.size != label_map.shape[::-1]:
             raise InputError(f"the image is {image.size} (width, height), its label map {label_map.shape[::-1]}.")
         height, width = label_map.shape
-        scale = rng.uniform(*self.scale) * base_factor(width, height, self.base_size, self.base_side)
+        scale = self._draw_scale(rng) * base_factor(width, height, self.base_size, self.base_side)
         angle = math.radians(rng.uniform(-self.rotation, self.rotation)) if self.rotation else 0.0
         x, y, labels, counts = self._choose_crop(label_map, scale, angle, rng, focus)
         mirrored = self.flip and rng.random() < 0.5
         upside_down = self.vertical_flip and rng.random() < 0.5
-        colors = color_matrix(rng) if self.photometric else None
+        colors = color_matrix(rng, self.hue) if self.photometric else None
         if not isinstance(image, Image.Image):
             image = image(reach(x, y, angle, self.crop_size, label_map.shape)[3] if angle else y.stop)
         pixels = self._turned(image, x, y, angle, colors) if angle else self._resized(image, x, y, colors)
         shown = label_tensor(labels)
+        corner = self.pad_after and not angle
         if turned_over := [axis for axis, flipped in ((-2, upside_down), (-1, mirrored)) if flipped]:
             pixels, shown = pixels.flip(turned_over), shown.flip(turned_over)
+            if corner:  # what was flipped stands in the other corner now
+                moved = [{-1: x.length, -2: y.length}[axis] for axis in turned_over]
+                pixels, shown = pixels.roll(moved, turned_over), shown.roll(moved, turned_over)
         return Sample(pixels, shown, np.flatnonzero(counts))
+
+    def _draw_scale(self, rng: np.random.Generator) -> float:
+        if self.scale_steps is None:
+            return rng.uniform(*self.scale)
+        return float(rng.choice(np.linspace(*self.scale, self.scale_steps)))
 
     # ------------------------------------------------------------------ where
 
@@ -178,7 +199,8 @@ class TrainTransform:
                 start = min(max(start, 0), length - side)
             return Box(start, start + side, 0, self.crop_size)
         kept = min(self.crop_size, max(1, round(scaled)))
-        return Box(0, length, int(rng.integers(self.crop_size - kept, endpoint=True)), kept)
+        offset = int(rng.integers(self.crop_size - kept, endpoint=True))
+        return Box(0, length, 0 if self.pad_after else offset, kept)
 
     def _labels(self, label_map: np.ndarray, x: Box, y: Box, angle: float) -> np.ndarray:
         if angle:
@@ -210,7 +232,8 @@ class TrainTransform:
         if pixels.shape[1:] == (self.crop_size, self.crop_size):
             return pixels
         padded = torch.empty((3, self.crop_size, self.crop_size), dtype=torch.uint8)
-        padded[:] = pixels.float().mean((1, 2)).round_().to(torch.uint8)[:, None, None]
+        mean = pixels.float().mean((1, 2)).round_().to(torch.uint8)[:, None, None]
+        padded[:] = mean if self.padding is None else self.padding
         padded[:, y.offset : y.offset + y.length, x.offset : x.offset + x.length] = pixels
         return padded
 
@@ -225,7 +248,7 @@ class TrainTransform:
         if factor > 1:
             region = region.reduce(factor)
             matrix = tuple(value / factor for value in matrix)  # type: ignore[assignment]
-        pixels = warp_bilinear(region, matrix, self.crop_size)
+        pixels = warp_bilinear(region, matrix, self.crop_size, self.padding)
         return pixels if colors is None else change_colors(pixels, colors)
 
 
@@ -286,8 +309,9 @@ def resize_bilinear(pixels: torch.Tensor, height: int, width: int) -> torch.Tens
     return resized[0].permute(1, 2, 0)
 
 
-def warp_bilinear(image: Image.Image, matrix: Matrix, size: int) -> torch.Tensor:
-    """(3, size, size) uint8 of an RGB image, see `turn`; places outside it get its mean colour.
+def warp_bilinear(image: Image.Image, matrix: Matrix, size: int, padding: torch.Tensor | None = None) -> torch.Tensor:
+    """(3, size, size) uint8 of an RGB image, see `turn`; places outside it get the padding (3, 1, 1), or without one
+    its mean colour.
 
     As `Image.transform`, which cuts fractions off instead of rounding them: crops would be half a grey level darker
     than what they are cut from.
@@ -300,8 +324,9 @@ def warp_bilinear(image: Image.Image, matrix: Matrix, size: int) -> torch.Tensor
     places = torch.stack((x, y), dim=-1)[None] * 2 - 1
     warped = torch.nn.functional.grid_sample(pixels, places, padding_mode="border", align_corners=False)[0]
     inside = (x >= 0) & (x < 1) & (y >= 0) & (y < 1)
-    fill = torch.tensor(mean_color(image), dtype=torch.uint8)[:, None, None]
-    return torch.where(inside, warped.round_().to(torch.uint8), fill)
+    if padding is None:
+        padding = torch.tensor(mean_color(image), dtype=torch.uint8)[:, None, None]
+    return torch.where(inside, warped.round_().to(torch.uint8), padding)
 
 
 def mean_color(image: Image.Image) -> tuple[int, ...]:

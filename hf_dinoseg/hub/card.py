@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..figures import is_figure, percent, void_text
 from ..labels import LabelSpace
 from ..models import head_class
-from ..recipe import write_yaml
+from ..recipe import Recipe, deviations, plain, protocol_file, write_yaml
 from ..visualize import class_colors
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -113,6 +113,7 @@ def model_card(
         void_share_text=void_text(metrics),
         inference_text=_inference_text(recipe["evaluation"]),
         training_text=_training_text(recipe, metrics),
+        protocol=_protocol(recipe),
         recipe_yaml=write_yaml(recipe).rstrip(),
         versions=", ".join(f"{name} {version}" for name, version in (metrics.get("versions") or {}).items()),
         license_text=_license_text(license, derived),
@@ -304,6 +305,32 @@ def _training_text(recipe: Mapping[str, Any], metrics: Mapping[str, Any]) -> str
         f"{training.get('learning_rate')}, backbone {tuned}.{start}{time} The run is repeated by "
         "`dinoseg train recipe.yaml` with the file of that name beside this card."
     )
+
+
+def _protocol(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The published protocol that a recipe follows: its name, title, source, what was published, what is other."""
+    name = recipe.get("protocol")
+    if name is None:
+        return None
+    about = protocol_file(name)["about"]
+    found = [
+        f"{figure['mean_iou']} mean IoU on ADE20K ({figure['source']}; head: {figure['head']}; "
+        f"{'steps not published' if figure['steps'] is None else str(figure['steps']) + ' steps'}; views averaged: "
+        f"{figure['views']})"
+        for figure in about["figures"]
+        if figure["backbone"] == recipe["model"]["backbone"]
+    ]
+    return {
+        "name": name,
+        "title": about["title"],
+        "source": about["source"],
+        "unpublished": about.get("unpublished"),
+        "figures": found,
+        "deviations": [
+            {"field": d.field, "published": _cell(plain(d.published)), "here": _cell(plain(d.here))}
+            for d in deviations(Recipe.from_dict(recipe))
+        ],
+    }
 
 
 def _duration(seconds: float) -> str:

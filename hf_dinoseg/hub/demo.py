@@ -157,6 +157,8 @@ class Demo:
             stride=int(stride),
             batch_size=ours.batch_size,
             blend=ours.blend,
+            even_windows=ours.even_windows,
+            join=ours.join,
             tta={**(ours.tta or {}), "flip": bool(flip)},
         )
         return once(load_image(image, MAX_FOREIGN_PIXELS))

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ..errors import InputError
 from ..images import LARGEST, RowReader
-from .predict import Mirrored, RowScores, as_input, score_strips
+from .predict import Mirrored, RowScores, SoftMaxed, as_input, score_strips
 from .test_time_augmentation import View, views
 from .windows import WindowScores, with_autocast
 
@@ -63,11 +63,15 @@ def segment_large(
     reader = RowReader(image, max_pixels)
     size = reader.size
     model = with_autocast(segmenter.model, segmenter.autocast)
+    raw = segmenter.join == "logits"
     sources: list[RowScores] = []
     for view in chosen:
         crops = _Crops(segmenter, reader.again())
         crop = crops.mirrored if view.flip else crops.plain
-        source = WindowScores(model, crop, 1, size, window, stride, segmenter.batch_size, segmenter.blend)
+        windows = WindowScores(
+            model, crop, 1, size, window, stride, segmenter.batch_size, segmenter.blend, segmenter.even_windows, raw
+        )
+        source: RowScores = SoftMaxed(windows) if raw else windows
         sources.append(Mirrored(source) if view.flip else source)
     space = segmenter.label_space
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +110,7 @@ def _check(segmenter: Segmenter, chosen: list[View], image: str | os.PathLike[st
         raise InputError(f"{name} is too large to be seen whole; use windows (mode slide).")
     if getattr(segmenter.processor, "do_resize", False):
         raise InputError(f"{name} is predicted by strips, and the image processor resizes images; reduce it first.")
-    if any(view.scale != 1 for view in chosen):
+    if any(view.scale != 1 or view.edge for view in chosen):
         raise InputError(
             f"{name} is predicted by strips, which is possible at its own size only; predict it without the scales "
             f"{sorted({view.scale for view in chosen})} of test-time augmentation: Segmenter.from_pretrained(…, "

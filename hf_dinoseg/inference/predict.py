@@ -20,7 +20,7 @@ from typing_extensions import Unpack
 from ..errors import InputError
 from ..models.scores import ScoreMap, rows_per_strip
 from .test_time_augmentation import views
-from .windows import Autocast, Blend, Mode, Size, WindowScores, resolve_window, with_autocast
+from .windows import Autocast, Blend, Join, Mode, Size, WindowScores, check_join, resolve_window, with_autocast
 
 #: the largest image that whole mode takes: 4096 × 4096
 WHOLE_MAX_PIXELS = 1 << 24
@@ -58,6 +58,10 @@ class Inference(TypedDict, total=False):
         batch_size: windows that the model sees at once, 8 by default, taken across positions and images.
         blend: how overlapping windows are averaged: `mean` (the default), or `smooth` for weights that fade towards
             their borders.
+        even_windows: windows are spread evenly over each side; see `windows.window_positions`.
+        join: what overlapping windows are averaged as. `scores` (the default): probabilities. `logits`: what comes
+            before the last soft-max (of mask heads the scores themselves, which have none); each view goes through a
+            soft-max once it is at the size of the answer, as in DINOv3's evaluations.
         tta: sizes and mirror images that are averaged; see `test_time_augmentation.views`.
         autocast: the model runs under `torch.autocast` in this type, `bfloat16` or `float16`; None for its own.
     """
@@ -67,6 +71,8 @@ class Inference(TypedDict, total=False):
     stride: int | None
     batch_size: int
     blend: Blend
+    even_windows: bool
+    join: Join
     tta: Mapping[str, Any] | None
     autocast: Autocast | None
 
@@ -166,6 +172,21 @@ class Resized:
         return torch.lerp(given[:, :, upper], given[:, :, lower], self._share[top:bottom].to(given.device))
 
 
+class SoftMaxed:
+    """Soft-max over the classes of another source."""
+
+    def __init__(self, source: RowScores) -> None:
+        self.source = source
+
+    @property
+    def row_values(self) -> int:
+        return self.source.row_values
+
+    def rows(self, top: int, bottom: int) -> torch.Tensor:
+        """(B, C, bottom - top, W) float32 scores."""
+        return self.source.rows(top, bottom).softmax(dim=1)
+
+
 class Mirrored:
     """Scores of another source, left and right exchanged."""
 
@@ -197,12 +218,15 @@ def _sources(
     stride: int | None = None,
     batch_size: int = 8,
     blend: Blend = "mean",
+    even_windows: bool = False,
+    join: Join = "scores",
     tta: Mapping[str, Any] | None = None,
     autocast: Autocast | None = None,
 ) -> list[RowScores]:
     """Scores at the target size, one source for each view of the images. Here stand the defaults of `Inference`."""
     window, stride = resolve_window(mode, window, stride)
     run = with_autocast(model, autocast)
+    raw = check_join(join) == "logits"
 
     def look(pixels: torch.Tensor) -> RowScores:
         own_size = (pixels.shape[-2], pixels.shape[-1])
@@ -212,17 +236,18 @@ def _sources(
                     f"an image of {own_size[1]}×{own_size[0]} pixels is too large to be seen whole (at most "
                     f"{WHOLE_MAX_PIXELS} pixels). Use windows (mode slide), or let the image processor make it smaller."
                 )
-            return ScoreMap(run(pixel_values=pixels), size)
+            return ScoreMap(run(pixel_values=pixels), size, raw)
 
         def crop(image: int, top: int, left: int, height: int, width: int) -> torch.Tensor:
             return pixels[image, :, top : top + height, left : left + width]
 
-        source = WindowScores(run, crop, len(pixels), own_size, window, stride, batch_size, blend)
+        source = WindowScores(run, crop, len(pixels), own_size, window, stride, batch_size, blend, even_windows, raw)
         return source if own_size == size else Resized(source, own_size, size)
 
     sources: list[RowScores] = []
     for view in views(tta):
         source = look(view.of(pixel_values))
+        source = SoftMaxed(source) if raw else source
         sources.append(Mirrored(source) if view.flip else source)
     return sources
 

@@ -28,8 +28,8 @@ from ..labels import LabelSpace
 from .background import Background
 from .download import download
 from .predict import as_input, predict_best, predict_scores
-from .test_time_augmentation import views
-from .windows import Autocast, Blend, Mode, blend_weights, resolve_window, with_autocast
+from .test_time_augmentation import stored_size, views
+from .windows import Autocast, Blend, Join, Mode, blend_weights, check_join, resolve_window, with_autocast
 from .write import whole_file
 
 if TYPE_CHECKING:
@@ -148,6 +148,7 @@ class Segmenter:
         background_threshold: pixels whose best score is below it become void (`label_space.void_id`); None for never.
         blend: how overlapping windows are averaged, `mean` or `smooth`.
         tta: sizes and mirror images that are averaged, such as `{"scales": [0.75, 1, 1.25], "flip": True}`.
+        even_windows, join: where windows lie, and what they are averaged as; see `predict.Inference`.
         autocast: the model runs under `torch.autocast` in this type, `bfloat16` or `float16`; None for its own.
         device: where the model goes; None leaves it where it lies.
 
@@ -174,6 +175,8 @@ class Segmenter:
         tta: Mapping[str, Any] | None = None,
         autocast: Autocast | None = None,
         device: str | int | torch.device | None = None,
+        even_windows: bool = False,
+        join: Join = "scores",
     ) -> None:
         if isinstance(label_space, Mapping):
             label_space = LabelSpace.from_dict(label_space)
@@ -198,8 +201,11 @@ class Segmenter:
             blend_weights(1, blend),
             views(tta),
             with_autocast(model, autocast),
+            check_join(join),
         )  # to refuse what is unknown before any image
         self.blend: Blend = blend
+        self.even_windows = even_windows
+        self.join: Join = join
         self.tta = dict(tta) if tta else None
         self.autocast: Autocast | None = autocast
 
@@ -233,7 +239,7 @@ class Segmenter:
     @property
     def inference(self) -> dict[str, Any]:
         """The settings, as `predict_best` and `predict_scores` take them."""
-        names = ("mode", "window", "stride", "batch_size", "blend", "tta", "autocast")
+        names = ("mode", "window", "stride", "batch_size", "blend", "even_windows", "join", "tta", "autocast")
         return {name: getattr(self, name) for name in names}
 
     @classmethod
@@ -295,6 +301,8 @@ class Segmenter:
             tta=saved.get("tta") if tta is None else tta,
             autocast=saved.get("autocast"),
             device=device,
+            even_windows=saved.get("even_windows", False),
+            join=saved.get("join", "scores"),
         )
 
     @overload
@@ -353,7 +361,9 @@ class Segmenter:
     def prepare(self, image: ImageLike) -> Prepared:
         """What comes before the model: reading and normalising, on the host; errors as of a call."""
         image = load_image(image)
-        return Prepared(image, self.processor(images=image, return_tensors="pt")["pixel_values"])
+        return Prepared(
+            image, self.processor(images=image, return_tensors="pt", **stored_size(self.tta))["pixel_values"]
+        )
 
     def answer(self, prepared: Sequence[Prepared], class_scores: bool = False) -> list[Answer]:
         """The model's part.

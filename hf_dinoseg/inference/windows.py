@@ -14,6 +14,7 @@ from ..models.scores import ScoreMap
 
 Mode = Literal["whole", "slide"]
 Blend = Literal["mean", "smooth"]
+Join = Literal["scores", "logits"]
 Autocast = Literal["bfloat16", "float16"]
 Size = tuple[int, int]
 
@@ -21,11 +22,14 @@ DEFAULT_WINDOW = 512
 _LEAST_WEIGHT = 1e-3  # of a window's border when blended smoothly: where one window is alone, it still decides
 
 
-def window_positions(length: int, window: int, stride: int) -> list[int]:
+def window_positions(length: int, window: int, stride: int, even: bool = False) -> list[int]:
     """Where windows start along one side of an image.
 
     They stand `stride` apart from 0 on; the last is moved back to end with the image. A window longer than the
     image shrinks to it and starts at 0.
+
+    Args:
+        even: spread as many windows evenly over the length instead, as EoMT does (places are cut to whole pixels).
 
     Raises:
         ValueError: if a number is below 1, or if windows farther apart than they are long would leave gaps.
@@ -39,7 +43,11 @@ def window_positions(length: int, window: int, stride: int) -> list[int]:
     if stride > window:
         raise InputError(f"stride {stride} is larger than window {window}: pixels between windows would be left out.")
     last = max(length - window, 0)
-    return [*range(0, last, stride), last]
+    starts = [*range(0, last, stride), last]
+    if not even or len(starts) < 2:
+        return starts
+    overlap = (len(starts) * window - length) / (len(starts) - 1)
+    return [int(number * (window - overlap)) for number in range(len(starts))]
 
 
 def default_stride(window: int) -> int:
@@ -62,6 +70,17 @@ def resolve_window(mode: str, window: int | None, stride: int | None) -> tuple[i
     stride = default_stride(window) if stride is None else stride
     window_positions(1, window, stride)
     return window, stride
+
+
+def check_join(join: Join) -> Join:
+    """The name, if there is such a way to join windows.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if join not in get_args(Join):
+        raise InputError(f"join is {join!r}; it is one of {', '.join(get_args(Join))}.")
+    return join
 
 
 def with_autocast(model: Callable[..., Any], autocast: Autocast | None) -> Callable[..., Any]:
@@ -115,6 +134,8 @@ class WindowScores:
         window, stride: of the windows, in pixels.
         batch_size: windows that the model sees at once, taken across positions and images.
         blend: how overlapping windows are averaged; see `blend_weights`.
+        even: windows are spread evenly; see `window_positions`.
+        raw: logits are averaged, not probabilities; see `models.scores.ScoreMap`.
     """
 
     def __init__(
@@ -127,12 +148,15 @@ class WindowScores:
         stride: int,
         batch_size: int,
         blend: Blend = "mean",
+        even: bool = False,
+        raw: bool = False,
     ) -> None:
+        self.raw = raw
         self.model, self.crop, self.images, self.size = model, crop, images, size
         self.height, self.width = min(window, size[0]), min(window, size[1])
         self.batch_size = batch_size
         self.blend = blend
-        tops, lefts = window_positions(size[0], window, stride), window_positions(size[1], window, stride)
+        tops, lefts = (window_positions(length, window, stride, even) for length in size)
         self._waiting = [(top, b, left) for top in tops for b in range(images) for left in lefts]
         self._waiting.reverse()  # the next one last
         self._seen: list[tuple[int, int, int, ScoreMap]] = []
@@ -182,7 +206,7 @@ class WindowScores:
             crops = torch.stack([self.crop(b, y, x, self.height, self.width) for y, b, x in chosen])
             outputs = self.model(pixel_values=crops)
             for output, (y, b, x) in zip(_one_by_one(outputs), chosen, strict=True):
-                self._seen.append((y, b, x, ScoreMap(output, (self.height, self.width))))
+                self._seen.append((y, b, x, ScoreMap(output, (self.height, self.width), self.raw)))
 
     def _to(self, like: torch.Tensor) -> None:
         for name in ("_of_row", "_of_column", "_row_total", "_column_total"):

@@ -15,7 +15,7 @@ from torch import Tensor
 from .backbone import Backbone
 from .heads import NUM_QUERIES, register_head
 from .outputs import DinoSegOutput, Frame
-from .query_tokens import ATTN_MASK_PROBS, QueryTokenHead
+from .query_tokens import ATTN_MASK_PROBS, MASK_ANNEALING, QueryTokenHead, annealing_faults
 
 if TYPE_CHECKING:
     from .configuration_dinoseg import DinoSegConfig
@@ -33,15 +33,18 @@ class EomtHead(QueryTokenHead):
   booktitle = {CVPR},
   year      = {2025}
 }"""
-    settings = {"num_queries": NUM_QUERIES, "attn_mask_probs": ATTN_MASK_PROBS}
+    settings = {"num_queries": NUM_QUERIES, "attn_mask_probs": ATTN_MASK_PROBS, "mask_annealing": MASK_ANNEALING}
     fits_frozen_backbone = False  # its queries are read by blocks that have to learn to read them
 
     @classmethod
     def num_blocks(cls, settings: Mapping[str, Any]) -> int:
-        return 4
+        spans = settings.get("mask_annealing")
+        return 4 if spans is None else len(spans)
 
     @classmethod
     def faults(cls, settings: Mapping[str, Any], depth: int | None = None) -> list[str]:
+        if faults := annealing_faults(settings.get("mask_annealing"), depth):
+            return faults
         probabilities = settings.get("attn_mask_probs")
         if probabilities is None:
             probabilities = [1.0] * cls.num_blocks(settings)

@@ -22,7 +22,7 @@ from .backbone import Backbone
 from .heads import NORM, NUM_QUERIES, Setting, register_head
 from .norms import GroupNorm, map_norm
 from .outputs import DinoSegOutput, Frame
-from .query_tokens import ATTN_MASK_PROBS, QueryTokenHead
+from .query_tokens import ATTN_MASK_PROBS, MASK_ANNEALING, QueryTokenHead, annealing_faults
 
 if TYPE_CHECKING:
     from .configuration_dinoseg import DinoSegConfig
@@ -125,6 +125,7 @@ class PmtHead(QueryTokenHead):
         "decoder_blocks": Setting(int, 6, "blocks of the pmt head's decoder", {"ge": 1, "le": 256}),
         "norm": NORM,
         "attn_mask_probs": ATTN_MASK_PROBS,
+        "mask_annealing": MASK_ANNEALING,
     }
     small = {"decoder_blocks": 2}
     # 3000 of the 16 epochs of 1263 batches of the published training on ADE20K, from its first step on
@@ -138,6 +139,11 @@ class PmtHead(QueryTokenHead):
     @classmethod
     def faults(cls, settings: Mapping[str, Any], depth: int | None = None) -> list[str]:
         probabilities, blocks = settings.get("attn_mask_probs"), cls.num_blocks(settings)
+        spans = settings.get("mask_annealing")
+        if faults := annealing_faults(spans):
+            return faults
+        if spans is not None and len(spans) != blocks:
+            return [f"mask_annealing has {len(spans)} pairs; it takes one for each of the {blocks} decoder_blocks."]
         if probabilities is None or (len(probabilities) == blocks and all(0 <= p <= 1 for p in probabilities)):
             return []
         return [

@@ -29,9 +29,15 @@ class PixelLoss(Loss):
         ignore_index: the label of void pixels.
         ce_weight, dice_weight: weights of the terms; a term of weight 0 is not computed.
         class_weights: (C,) weights of the classes in the cross-entropy; None for ones.
+        ce_divisor: what the sum of cross-entropies is divided by: `valid` pixels (their weights), or `all` pixels, so
+            that crops with much void teach less.
     """
 
-    settings = {"pixel_ce_weight": "ce_weight", "pixel_dice_weight": "dice_weight"}
+    settings = {
+        "pixel_ce_weight": "ce_weight",
+        "pixel_dice_weight": "dice_weight",
+        "pixel_ce_divisor": "ce_divisor",
+    }
     counted: ClassVar[Literal["masks", "pixels"]] = "pixels"
     ce_class_weights: Tensor
 
@@ -42,6 +48,7 @@ class PixelLoss(Loss):
         ce_weight: float = 1.0,
         dice_weight: float = 0.0,
         class_weights: Tensor | Sequence[float] | None = None,
+        ce_divisor: Literal["valid", "all"] = "valid",
     ) -> None:
         super().__init__()
         if ce_weight < 0 or dice_weight < 0 or ce_weight + dice_weight == 0:
@@ -57,6 +64,7 @@ class PixelLoss(Loss):
         self.ignore_index = ignore_index
         self.ce_weight = ce_weight
         self.dice_weight = dice_weight
+        self.ce_divisor = ce_divisor
         self.register_buffer("ce_class_weights", weights, persistent=False)
 
     @property
@@ -73,8 +81,8 @@ class PixelLoss(Loss):
         return self.normalizers(self.targets(batch)["labels"])
 
     def normalizers(self, labels: Tensor) -> Tensor:
-        """Additive counts of a batch: (2,) float32, [sum of class weights over valid pixels, classes present per image
-        summed over images].
+        """Additive counts of a batch: (2,) float32, [sum of class weights over valid pixels (or the number of all
+        pixels, see `ce_divisor`), classes present per image summed over images].
 
         Args:
             labels: (B, H, W) train ids with `ignore_index`, any integer type.
@@ -85,6 +93,8 @@ class PixelLoss(Loss):
         counts = torch.zeros(len(labels), self.num_labels + 1, dtype=torch.int64, device=labels.device)
         counts = counts.scatter_add_(1, slot, torch.ones_like(slot))[:, :-1]
         weighted = (counts * self.ce_class_weights.to(labels.device)).sum()
+        if self.ce_divisor == "all":
+            weighted = weighted.new_tensor(float(labels.numel()))
         return torch.stack([weighted, (counts > 0).sum().float()])
 
     def forward(

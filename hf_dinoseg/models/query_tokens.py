@@ -33,6 +33,14 @@ ATTN_MASK_PROBS = Setting(
 )
 
 
+MASK_ANNEALING = Setting(
+    list[list[float]] | None,
+    None,
+    "for each block that queries run through, [from, until]: shares of the training between which its masks are let "
+    "go; null spreads them over the training",
+)
+
+
 class Upscale(nn.Module):
     """Twice the resolution: transposed convolution, GELU, depth-wise 3×3, layer norm over channels.
 
@@ -88,7 +96,30 @@ def masking_probabilities(progress: float, num_blocks: int, first: tuple[float, 
     else:
         starts = [1 / 6 + block / (num_blocks - 1) / 2 for block in range(1, num_blocks)]
         spans = [first, *((start, start + 1 / 6) for start in starts)]
-    return [(1.0 - min(max((progress - start) / (end - start), 0.0), 1.0)) ** POWER for start, end in spans]
+    return annealed(progress, spans)
+
+
+def annealed(progress: float, spans: Iterable[Sequence[float]]) -> list[float]:
+    """For each span of the training the probability that a query is held inside its mask: 1 before, 0 behind it."""
+    return [float((1.0 - min(max((progress - start) / (end - start), 0.0), 1.0)) ** POWER) for start, end in spans]
+
+
+def annealing_faults(spans: Sequence[Sequence[float]] | None, depth: int | None = None) -> list[str]:
+    """What is wrong with a `mask_annealing`, in one sentence.
+
+    Args:
+        depth: layers of the backbone, where queries run through those.
+    """
+    if spans is None:
+        return []
+    if not spans or any(len(span) != 2 or not 0 <= span[0] < span[1] <= 1 for span in spans):
+        return [
+            f"mask_annealing is {[list(span) for span in spans]}; it takes two shares of the training for each block, "
+            "0 to 1, the smaller one first: [[0.0, 0.15], [0.3, 0.5]]."
+        ]
+    if depth is not None and len(spans) > depth:
+        return [f"mask_annealing is of {len(spans)} blocks, and the backbone has {depth}; take some out."]
+    return []
 
 
 class QueryTokenHead(Head):
@@ -131,7 +162,10 @@ class QueryTokenHead(Head):
         self.config.attn_mask_probs = [float(p) for p in probabilities]
 
     def set_progress(self, progress: float) -> None:
-        self.attn_mask_probs = masking_probabilities(progress, len(self.attn_mask_probs), self.first_let_off)
+        if (spans := self.config.mask_annealing) is not None:
+            self.attn_mask_probs = annealed(progress, spans)
+        else:
+            self.attn_mask_probs = masking_probabilities(progress, len(self.attn_mask_probs), self.first_let_off)
 
     def run(
         self,

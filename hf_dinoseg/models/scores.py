@@ -30,13 +30,15 @@ class ScoreMap:
         outputs: with `class_queries_logits` (B, Q, C + 1) and `masks_queries_logits` (B, Q, h, w), or with `logits`
             (B, C, h, w).
         size: height and width to compute at.
+        raw: leave `logits` as they are, without a soft-max.
 
     Attributes:
         num_labels: C.
         row_values: the most values that are held for each row while rows are computed.
     """
 
-    def __init__(self, outputs: Any, size: tuple[int, int]) -> None:
+    def __init__(self, outputs: Any, size: tuple[int, int], raw: bool = False) -> None:
+        self.raw = raw
         # while a graph of any size is exported, sizes are symbols, which int() would turn into constants
         self.height, self.width = (n if isinstance(n, torch.SymInt) else int(n) for n in size)
         masks = getattr(outputs, "masks_queries_logits", None)
@@ -62,7 +64,7 @@ class ScoreMap:
         with torch.autocast(self._maps.device.type, enabled=False):
             maps = self._resized(top, bottom)
             if self._weights is None:
-                return maps.softmax(dim=1)
+                return maps if self.raw else maps.softmax(dim=1)
             scores = torch.bmm(self._weights, maps.sigmoid().flatten(2))
             return scores.view(*scores.shape[:2], bottom - top, self.width)
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from ..errors import RecipeError
 from .keywords import recipe_of
-from .load import Recipe, load_recipe
+from .load import Deviation, Recipe, deviations, load_recipe, plain
 from .presets import label_preset, presets
+from .protocols import protocol_file, protocols
 from .schema import Evaluation, Hub, Model
 from .schema_data import Data, FolderData, MixtureData, SyntheticRetinaData
-from .schema_training import ONE_CYCLE, evaluation_arguments, training_arguments
+from .schema_training import ONE_CYCLE, WARMUP_ONE_CYCLE, evaluation_arguments, training_arguments
 from .yaml_format import write_yaml
 
 __all__ = [
     "ONE_CYCLE",
+    "WARMUP_ONE_CYCLE",
     "Data",
+    "Deviation",
     "Evaluation",
     "FolderData",
     "Hub",
@@ -23,9 +26,13 @@ __all__ = [
     "RecipeError",
     "SyntheticRetinaData",
     "evaluation_arguments",
+    "deviations",
     "label_preset",
     "load_recipe",
+    "plain",
     "presets",
+    "protocol_file",
+    "protocols",
     "recipe_of",
     "training_arguments",
     "write_yaml",

@@ -1,6 +1,7 @@
 """The recipe: one file that says what is trained, on what, and how it is measured.
 
-Seven sections: `labels`, `data`, `model`, `loss`, `training`, `evaluation`, `hub`. The loader is strict. An unknown
+Seven sections: `labels`, `data`, `model`, `loss`, `training`, `evaluation`, `hub`; and the name of a published
+`protocol`, if it follows one. The loader is strict. An unknown
 key, a wrong type or a bad choice fails before anything is loaded, and the error lists every fault at once.
 
 Example:
@@ -18,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -28,9 +29,11 @@ from .base import KEY as BASE
 from .base import read_layers
 from .messages import SectionError, list_faults, nearest, show
 from .presets import with_preset
+from .protocols import KEY as PROTOCOL
+from .protocols import protocol_sections, with_protocol
 from .schema import Evaluation, Hub, Loss, Model, model_section
 from .schema_data import SECTIONS, Data, DataSection, shape_faults
-from .schema_training import best_metric_faults, check_training, training_fields
+from .schema_training import best_metric_faults, check_training, images_a_step, training_fields
 from .yaml_format import apply_overrides, write_yaml
 
 logger = logging.getLogger(__name__)
@@ -51,7 +54,8 @@ _REQUIRED = {
 class Recipe:
     """A checked recipe with every default filled in. Made by `load_recipe` or `Recipe.from_dict`.
 
-    `training` is a plain dict, `TrainingArguments(**training_arguments(recipe.training))` what it asks for.
+    `training` is a plain dict, `TrainingArguments(**training_arguments(recipe.training))` what it asks for. `protocol`
+    names the published one whose fields the recipe started from; see `deviations`.
     """
 
     labels: LabelSpace
@@ -61,6 +65,7 @@ class Recipe:
     training: dict[str, Any]
     evaluation: Evaluation
     hub: Hub
+    protocol: str | None = None
 
     __hash__ = None  # type: ignore[assignment]  # holds dicts
 
@@ -90,8 +95,9 @@ class Recipe:
         labels = {f.name: getattr(self.labels, f.name) for f in dataclasses.fields(LabelSpace)}
         sections = {name: getattr(self, name).model_dump() for name in ("data", *_models())}
         sections["data"] = {"source": self.data.source, **sections["data"]}  # first, as one would write it
-        order = [f.name for f in dataclasses.fields(self)]
-        return {name: _plain({"labels": labels, "training": self.training, **sections}[name]) for name in order}
+        order = [name for name in _section_names() if name != PROTOCOL]
+        named = {PROTOCOL: self.protocol} if self.protocol else {}
+        return named | {name: _plain({"labels": labels, "training": self.training, **sections}[name]) for name in order}
 
     def to_yaml(self) -> str:
         """The resolved recipe as YAML, which loads back equal."""
@@ -118,8 +124,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _check(data: dict[str, Any], where: str, faults: list[str]) -> Recipe:
-    names = [f.name for f in dataclasses.fields(Recipe)]
+    names = _section_names()
     faults = list(faults)
+    try:
+        data = with_protocol(data)
+    except SectionError as error:
+        faults += error.faults
+        data = {key: value for key, value in data.items() if key != PROTOCOL}
     for key in (k for k in data if k not in names):
         found = other_sections(str(key))
         exact = [name for name in found if name.rsplit(".", 1)[1] == key]
@@ -130,10 +141,12 @@ def _check(data: dict[str, Any], where: str, faults: list[str]) -> Recipe:
         elif guess := nearest(str(key), names) or next(iter(found), None):
             hint = f"Did you mean {guess}?"
         else:
-            hint = f"The sections: {', '.join(names)}."
+            hint = f"The sections: {', '.join(names[:-1])}; and {PROTOCOL}."
         faults.append(f"{key}: unknown section (given {show(data[key])}). {hint}")
-    done: dict[str, Any] = {}
+    done: dict[str, Any] = {PROTOCOL: data.get(PROTOCOL)}
     for name in names:
+        if name == PROTOCOL:
+            continue
         given = data.get(name)
         if given is None and name in _REQUIRED:
             faults.append(f"{name}: missing; write {_REQUIRED[name]}.")
@@ -154,6 +167,89 @@ def _check(data: dict[str, Any], where: str, faults: list[str]) -> Recipe:
     if faults:
         raise RecipeError(faults, where)
     return Recipe(**done)
+
+
+def _section_names() -> list[str]:
+    return [f.name for f in dataclasses.fields(Recipe)]
+
+
+class Deviation(NamedTuple):
+    """A field that a recipe has otherwise than its protocol; None in a value is null, or nothing."""
+
+    field: str
+    published: Any
+    here: Any
+
+
+#: What a run reads, writes and shows, and how it is spread over machines: fields that decide no figure.
+_NO_FIGURE = {
+    "data": ("on_bad_sample", "max_pixels", "streaming", "shuffle_buffer", "num_proc"),
+    "model": ("num_labels",),
+    "evaluation": ("batch_size", "max_samples", "beta", "boundary_iou", "panels", "palette"),
+}
+#: Of `training`, what decides one. How a batch is made up does not: it is compared as images a step.
+_LEARNING = (
+    "max_steps",
+    "num_train_epochs",
+    "optim",
+    "learning_rate",
+    "weight_decay",
+    "weight_decay_on",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "max_grad_norm",
+    "bf16",
+    "fp16",
+)
+
+
+def deviations(recipe: Recipe) -> list[Deviation]:
+    """Every field that decides a figure and that a recipe has otherwise than its protocol; none without a protocol.
+
+    Steps are compared as shares of the schedule; the batch as images a step, over all processes.
+    """
+    if recipe.protocol is None:
+        return []
+    own = recipe.to_dict()
+    fields = protocol_sections(recipe.protocol)
+    where = {key: own["data"][key] for key in ("source", *recipe.data.source_fields())}
+    published = Recipe.from_dict(
+        {
+            **fields,
+            "labels": own["labels"],
+            "data": {**fields["data"], **where},
+            "model": {"backbone": own["model"]["backbone"], **fields["model"]},
+            "training": {**fields["training"], "output_dir": own["training"]["output_dir"]},
+        }
+    ).to_dict()
+    scaled = protocol_sections(recipe.protocol, own["training"])
+    for section in ("training", "model"):
+        published[section] |= {
+            k: v for k, v in scaled[section].items() if k in ("warmup_steps", "backbone_warmup_steps")
+        }
+    found = []
+    for section in ("data", "model", "loss", "training", "evaluation"):
+        left_out = {*_NO_FIGURE.get(section, ()), *(where if section == "data" else ())}
+        keys = _LEARNING if section == "training" else [key for key in own[section] if key not in left_out]
+        for key in keys:
+            theirs, ours = published[section].get(key), own[section].get(key)
+            if key == "num_train_epochs" and (own[section].get("max_steps") or -1) > 0:
+                continue
+            if theirs != ours and (theirs or ours):  # false, null and not there are the same
+                found.append(Deviation(f"{section}.{key}", theirs, ours))
+    theirs, ours = images_a_step(published["training"]), images_a_step(own["training"])
+    if theirs != ours:
+        found.append(Deviation("images a step", theirs, ours))
+    return found
+
+
+def plain(value: Any) -> str:
+    """A value in one line, as it stands in a recipe."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _models() -> dict[str, type[BaseModel]]:
@@ -222,6 +318,12 @@ def _contradictions(done: Mapping[str, Any]) -> list[str]:
             )
     if labels and data:
         faults += shape_faults(data, labels)
+    evaluation = done.get("evaluation")
+    if evaluation and evaluation.tta.from_file and evaluation.shortest_edge is None:
+        faults.append(
+            "evaluation.tta.from_file: sizes count from evaluation.shortest_edge (or data.base_size), and there is "
+            "none; write one, or take from_file out."
+        )
     if labels and training:
         faults += best_metric_faults(training, labels)
     schedule = training["lr_scheduler_type"] if training else "polynomial"

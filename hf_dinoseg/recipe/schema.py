@@ -48,8 +48,10 @@ class Model(Section):
         gt=0,
         description="the backbone's learning rate over training.learning_rate; 1 for llrd, lora and one from scratch",
     )
-    backbone_warmup_steps: PositiveInt | None = Field(
-        None, description="the backbone rests while the head warms up, then warms up for so many steps; null: together"
+    backbone_warmup_steps: PositiveInt | Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="the backbone rests while the head warms up, then warms up for so many steps; below 1 it is a "
+        "share of all steps; null: together",
     )
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="a running average of the weights is evaluated and saved, e.g. 0.999; null: none"
@@ -171,6 +173,9 @@ class Loss(Section):
         "more; null: all 1",
     )
     pixel_ce_weight: float = Field(1.0, ge=0, description="linear head: weight of the cross-entropy over pixels")
+    pixel_ce_divisor: Literal["valid", "all"] = Field(
+        "valid", description="linear head: cross-entropy is divided by the pixels that are not void, or by all of them"
+    )
     pixel_dice_weight: float = Field(0.0, ge=0, description="linear head: weight of the Dice term; both can be on")
 
     num_points: PositiveInt = Field(12544, description="points per mask; more than a crop's mask has pixels is waste")
@@ -198,6 +203,20 @@ class TestTimeAugmentation(Section):
         default=[1.0], min_length=1, description="sizes over the image's own, such as [0.75, 1, 1.25]"
     )
     flip: bool = Field(default=False, description="each size mirrored as well")
+    from_file: bool = Field(
+        default=False, description="each size is made of the stored image, and not of the one at shortest_edge"
+    )
+    multiple: PositiveInt | None = Field(
+        default=None, description="with from_file: shorter sides of sizes below 1 are rounded up to multiples of this"
+    )
+
+    @model_validator(mode="after")
+    def _multiple_of_files(self) -> TestTimeAugmentation:
+        if self.multiple and not self.from_file:
+            raise ValueError(
+                f"multiple {self.multiple} is of use with from_file: true only; write that, or take it out."
+            )
+        return self
 
 
 class Evaluation(Section):
@@ -209,6 +228,14 @@ class Evaluation(Section):
     batch_size: PositiveInt = Field(4, description="windows that go through the model together")
     blend: Literal["mean", "smooth"] = Field(
         "mean", description="windows that overlap count the same, or fade towards their borders"
+    )
+    even_windows: bool = Field(
+        False, description="as many windows as stride asks for, spread evenly, instead of the last one moved back"
+    )
+    join: Literal["scores", "logits"] = Field(
+        "scores",
+        description="what windows that overlap are averaged as: probabilities, or what comes before the last soft-max, "
+        "which then each view is put through once it is at the image's size",
     )
     tta: TestTimeAugmentation = Field(
         TestTimeAugmentation(), description="test-time augmentation, e.g. {scales: [0.75, 1, 1.25], flip: true}"

@@ -12,6 +12,7 @@ from .messages import show
 from .strict import PositiveInt, Section
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+Byte = Annotated[int, Field(ge=0, le=255)]
 
 _SPLIT = "{split}"
 
@@ -31,6 +32,9 @@ class DataFields(Section):
     base_side: Literal["shorter", "longer"] = Field(
         "shorter", description="which side base_size is of; longer for EoMT's jitter (evaluation keeps to the shorter)"
     )
+    scale_steps: int | None = Field(
+        None, ge=2, description="draw among so many evenly spaced scales only; null is any between the two"
+    )
     max_class_share: float = Field(0.75, gt=0, le=1, description="no class fills more of a crop (void not counted)")
     flip: bool = Field(True, description="mirror half of the crops, left to right")
     vertical_flip: bool = Field(False, description="mirror half of the crops, top to bottom: aerial, medical images")
@@ -39,6 +43,15 @@ class DataFields(Section):
         0.0, ge=0, le=1, description="share of crops drawn for a rare class: an image that holds it, about its pixels"
     )
     photometric: bool = Field(True, description="jitter brightness, contrast, saturation and hue")
+    hue: float | None = Field(
+        None, ge=0, le=0.5, description="largest turn of the hue by photometric, of a full turn; null is 18/255"
+    )
+    padding: tuple[Byte, Byte, Byte] | None = Field(
+        None, description="red, green, blue beyond the image's rim, 0 to 255; null is the mean colour of the image"
+    )
+    padding_place: Literal["anywhere", "corner"] = Field(
+        "anywhere", description="where an image smaller than the crop stands in it; corner is the upper left one"
+    )
     on_bad_sample: Literal["error", "skip"] = Field(
         "error",
         description="at a broken file or a mask that does not fit: stop, or leave the sample out and say so",

@@ -40,6 +40,8 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 ONE_CYCLE = "one_cycle"
+WARMUP_ONE_CYCLE = "warmup_one_cycle"
+_OWN_SCHEDULES = (ONE_CYCLE, WARMUP_ONE_CYCLE)
 _ONE_CYCLE_DEFAULTS = {"div_factor": 25.0, "final_div_factor": 1e4, "anneal_strategy": "cos", "cycle_momentum": True}
 
 #: Fields that TrainingArguments does not have: type, default, meaning.
@@ -50,6 +52,11 @@ OWN: dict[str, tuple[Any, Any, str]] = {
         "stop after so many evaluations on end that did not better `metric_for_best_model`; null: never",
     ),
     "early_stopping_threshold": (float, 0.0, "by more than this it must be better"),
+    "weight_decay_on": (
+        Literal["weights", "all_but_norms", "all"],
+        "weights",
+        "what weight_decay applies to: weights of linear maps and convolutions; those and their biases; everything",
+    ),
 }
 
 _OWNED: dict[str, tuple[Any, str]] = {
@@ -143,7 +150,7 @@ def check_training(values: Any, find: Finder = lambda key: ()) -> dict[str, Any]
 def training_arguments(section: Mapping[str, Any]) -> dict[str, Any]:
     """What `TrainingArguments` takes of a resolved section. A schedule that it does not know becomes a constant one."""
     values = {k: v for k, v in section.items() if k not in OWN}
-    if section["lr_scheduler_type"] == ONE_CYCLE:
+    if section["lr_scheduler_type"] in _OWN_SCHEDULES:
         values |= {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": None}
     return values
 
@@ -170,7 +177,7 @@ def _training_model() -> type[BaseModel]:
         "report_to": reporter | list[reporter] | None,
         # grouping by length is for text: there is no length column here
         "train_sampling_strategy": Literal["random", "sequential"],
-        "lr_scheduler_type": getitem(Literal, (*(kind.value for kind in SchedulerType), ONE_CYCLE)),
+        "lr_scheduler_type": getitem(Literal, (*(kind.value for kind in SchedulerType), *_OWN_SCHEDULES)),
         **{name: kind for name, (kind, _, _) in OWN.items()},
     }
     return model_of(TrainingArguments, "training", _LOW, narrowed)
@@ -285,6 +292,11 @@ def _contradictions(v: dict[str, Any]) -> list[str]:
             )
     if v["lr_scheduler_type"] == ONE_CYCLE:
         faults += _one_cycle_faults(v["lr_scheduler_kwargs"] or {})
+    if v["lr_scheduler_type"] == WARMUP_ONE_CYCLE and v.get("lr_scheduler_kwargs"):
+        faults.append(
+            f"training.lr_scheduler_kwargs: {show(v['lr_scheduler_kwargs'])} is not taken by {WARMUP_ONE_CYCLE}, which "
+            "has a learning_rate and warmup_steps only; take it out."
+        )
     if v["early_stopping_patience"] and v["eval_strategy"] == "no":
         faults.append(
             "training.early_stopping_patience: counts evaluations, but eval_strategy is no. Write eval_strategy: "

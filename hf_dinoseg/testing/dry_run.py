@@ -47,6 +47,7 @@ _SHAPE = ("patch_size", "image_size", "num_register_tokens", "use_gated_mlp", "u
 _KEPT = (
     "learning_rate",
     "weight_decay",
+    "weight_decay_on",
     "lr_scheduler_type",
     "lr_scheduler_kwargs",
     "max_grad_norm",
@@ -123,6 +124,7 @@ def rehearsal(recipe: Recipe, folder: Path) -> Recipe:
         "backbone_warmup_steps": 1 if model["backbone_warmup_steps"] else None,
         "out_layers": _last_layers(model["out_layers"]),
         "init_from": None,
+        "mask_annealing": model["mask_annealing"][:2] if model["mask_annealing"] else None,  # of as many blocks
         **{name: size for head in HEADS.values() for name, size in head.small.items()},
     }
     windows = {"window": _CROP, "stride": default_stride(_CROP), "max_samples": 1, "panels": 0}
@@ -143,6 +145,7 @@ def rehearsal(recipe: Recipe, folder: Path) -> Recipe:
     return Recipe.from_dict(
         {
             **recipe.to_dict(),
+            "protocol": None,  # its steps and its precision are not those of a rehearsal
             "data": {
                 **crops,
                 "crop_size": _CROP,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from torch.optim import Optimizer
@@ -17,7 +18,11 @@ _UNDECAYED_MODULES = (nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.modules.batch
 _UNDECAYED_WORDS = ("embed", "token", "query", "queries", "layer_scale", "lambda1")
 
 
-def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
+#: What weight decay applies to: weights of more than one dimension but embeddings; those and biases; everything.
+Decays = Literal["weights", "all_but_norms", "all"]
+
+
+def _trainable(model: nn.Module, decays: Decays) -> Iterator[tuple[str, nn.Parameter, bool]]:
     """(name, parameter, whether weight decay applies) of every parameter that learns, shared ones once."""
     seen: set[int] = set()
     for module_name, module in model.named_modules():
@@ -28,7 +33,8 @@ def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
             bare_embedding = isinstance(module, _UNDECAYED_MODULES) or (
                 leaf not in ("weight", "bias") and any(word in leaf for word in _UNDECAYED_WORDS)
             )
-            yield f"{module_name}.{leaf}", parameter, parameter.ndim > 1 and not bare_embedding
+            usual = not bare_embedding and (parameter.ndim > 1 or decays == "all_but_norms")
+            yield f"{module_name}.{leaf}", parameter, usual or decays == "all"
 
 
 def parameter_groups(
@@ -38,12 +44,13 @@ def parameter_groups(
     weight_decay: float,
     backbone_learning_rate_multiplier: float,
     layer_decay: float = 1.0,
+    decays: Decays = "weights",
 ) -> list[dict[str, Any]]:
     """Optimiser groups: backbone and head, each with and without weight decay.
 
-    Norms, biases, embeddings, queries, tokens and layer scales do not decay. Mask2Former's published training (Cheng et
-    al. 2022, https://arxiv.org/abs/2112.01527) excludes less: norms, embeddings and position tables; its biases decay.
-    It also trains the backbone at a tenth of the rate.
+    By default norms, biases, embeddings, queries, tokens and layer scales do not decay. Mask2Former's published
+    training (Cheng et al. 2022, https://arxiv.org/abs/2112.01527) excludes norms, embeddings and position tables, and
+    its biases decay: `all_but_norms`. EoMT's and DINOv3's exclude nothing: `all`.
 
     Args:
         model: a model whose backbone is `model.backbone`; parameters that need no gradient are left out.
@@ -51,6 +58,7 @@ def parameter_groups(
         backbone_learning_rate_multiplier: the backbone's rate as a share of the head's.
         layer_decay: from each block of the backbone to the one before it the rate falls by this factor (BEiT,
             arXiv:2106.08254); 1 for one rate.
+        decays: what weight decay applies to.
 
     Returns:
         Groups with `params`, `lr`, `weight_decay` and `name`: `head` and `backbone`, or with a layer decay
@@ -60,16 +68,16 @@ def parameter_groups(
     in_backbone = {id(p) for p in backbone.parameters()}
     depths, top = block_depths(backbone.model) if layer_decay != 1 and in_backbone else ({}, 0)
     groups: dict[str, dict[str, Any]] = {}
-    for _, parameter, decays in _trainable(model):
+    for _, parameter, decaying in _trainable(model, decays):
         part, rate = "head", learning_rate
         if id(parameter) in in_backbone:
             part, rate = "backbone", learning_rate * backbone_learning_rate_multiplier
             if depths:
                 depth = depths[id(parameter)]
                 part, rate = f"backbone_{depth}", rate * layer_decay ** (top - depth)
-        name = f"{part}{'' if decays else '_no_decay'}"
+        name = f"{part}{'' if decaying else '_no_decay'}"
         group = groups.setdefault(
-            name, {"name": name, "params": [], "lr": rate, "weight_decay": weight_decay if decays else 0.0}
+            name, {"name": name, "params": [], "lr": rate, "weight_decay": weight_decay if decaying else 0.0}
         )
         group["params"].append(parameter)
     return list(groups.values())
@@ -131,3 +139,27 @@ def one_cycle_schedule(optimizer: Optimizer, warmup: int, num_training_steps: in
             f"The one-cycle schedule cannot be had: {error}. Correct training.lr_scheduler_kwargs; an optimiser "
             "without momentum needs {cycle_momentum: false}."
         ) from error
+
+
+_WARMUP_FROM = 1e-6  # of the rate
+
+
+def warmup_one_cycle_schedule(optimizer: Optimizer, warmup: int, num_training_steps: int) -> LambdaLR:
+    """The schedule of DINOv3's linear probes (`WarmupOneCycleLR` in https://github.com/facebookresearch/dinov3): half a
+    cosine over all steps from the first one on, whose beginning a linear warm-up takes the place of. So the cosine does
+    not start anew after the warm-up. Their loop steps the schedule from the second step on, so the first two steps have
+    the same rate.
+
+    Args:
+        optimizer: its groups' learning rates are what the cosine starts from.
+        warmup: steps of the warm-up.
+        num_training_steps: steps in all.
+    """
+
+    def factor(step: int) -> float:
+        at = max(step - 1, 0)
+        if at < warmup:
+            return (_WARMUP_FROM + (1 - _WARMUP_FROM) * at / warmup) * (1 - at / num_training_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(at + 1, num_training_steps) / num_training_steps))
+
+    return LambdaLR(optimizer, factor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,7 +53,7 @@ from .defaults import as_items, find_label_space, find_processor, settle_argumen
 from .distributed import average_buffers, synchronise_batch_norms, whole_on_each_process
 from .log_images import show_evaluation
 from .manifest import Manifest
-from .optimizer import one_cycle_schedule, parameter_groups, two_stage_schedule
+from .optimizer import Decays, one_cycle_schedule, parameter_groups, two_stage_schedule, warmup_one_cycle_schedule
 from .output_folder import newest_whole_checkpoint
 from .signals import SIGNALS, Preempted, SaveOnSignal
 from .step_log import StepLog
@@ -98,8 +99,10 @@ class DinoSegTrainer(Trainer):
         backbone_learning_rate_multiplier: the backbone's learning rate as a share of the head's.
         layer_decay: by which it falls from block to block; see `optimizer.parameter_groups`.
         backbone_warmup_steps: when given, the backbone rests while the head warms up, and then warms up over so many
-            steps; see `schedules.two_stage_schedule`.
-        one_cycle: arguments of `schedules.one_cycle_schedule` in place of the schedule that `args` names.
+            steps, or share of all steps below 1; see `optimizer.two_stage_schedule`.
+        one_cycle: arguments of `optimizer.one_cycle_schedule` in place of the schedule that `args` names.
+        warmup_one_cycle: `optimizer.warmup_one_cycle_schedule` in its place.
+        weight_decay_on: what weight decay applies to; see `optimizer.parameter_groups`.
         ema_decay: of a running average of the weights, evaluated and saved in their stead; None keeps none.
 
     Raises:
@@ -128,8 +131,10 @@ class DinoSegTrainer(Trainer):
         boundary_iou: bool = True,
         backbone_learning_rate_multiplier: float = 0.1,
         layer_decay: float = 1.0,
-        backbone_warmup_steps: int | None = None,
+        backbone_warmup_steps: float | None = None,
         one_cycle: dict[str, Any] | None = None,
+        warmup_one_cycle: bool = False,
+        weight_decay_on: Decays = "weights",
         ema_decay: float | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
@@ -165,6 +170,8 @@ class DinoSegTrainer(Trainer):
         self.layer_decay = layer_decay
         self.backbone_warmup_steps = backbone_warmup_steps
         self.one_cycle = one_cycle
+        self.warmup_one_cycle = warmup_one_cycle
+        self.weight_decay_on: Decays = weight_decay_on
         loss: Any = None if train_dataset is None else model.criterion
         self.criterion: Loss | None = None if loss is None else loss.to(args.device)
         self.label_space = label_space
@@ -319,6 +326,7 @@ class DinoSegTrainer(Trainer):
                 weight_decay=self.args.weight_decay,
                 backbone_learning_rate_multiplier=self.backbone_learning_rate_multiplier,
                 layer_decay=self.layer_decay,
+                decays=self.weight_decay_on,
             )
             self.optimizer_cls_and_kwargs = (optimizer_cls, {**kwargs, "params": groups})
         return super().create_optimizer(model)
@@ -334,8 +342,11 @@ class DinoSegTrainer(Trainer):
             schedule: Any = None
             if self.one_cycle is not None:
                 schedule = one_cycle_schedule(optimizer, warmup, num_training_steps, **self.one_cycle)
+            elif self.warmup_one_cycle:
+                schedule = warmup_one_cycle_schedule(optimizer, warmup, num_training_steps)
             elif self.backbone_warmup_steps is not None:
                 rest = self.backbone_warmup_steps
+                rest = int(rest) if rest >= 1 else math.ceil(rest * num_training_steps)
                 schedule = two_stage_schedule(optimizer, warmup, rest, num_training_steps)
             self.lr_scheduler = schedule
         return super().create_scheduler(num_training_steps, optimizer)
