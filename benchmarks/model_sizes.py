@@ -119,7 +119,7 @@ def new_model(
 
 
 def predictions(outputs: Any) -> Iterator[Tensor]:
-    if outputs.logits is not None:
+    if outputs.class_queries_logits is None:  # mask heads have `logits` too, made when they are asked for
         yield outputs.logits
         return
     layers = [outputs, *(outputs.auxiliary_predictions or ())]

@@ -16,7 +16,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from model_sizes import BACKBONES, LABELS, predictions  # noqa: E402
 
 from hf_dinoseg import load_recipe  # noqa: E402
-from hf_dinoseg.models import DinoSegConfig, DinoSegForSemanticSegmentation  # noqa: E402
+from hf_dinoseg.models import DinoSegConfig, DinoSegForSemanticSegmentation, head_class  # noqa: E402
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "ade20k"
 #: (recipe, tune): ViT-7B frozen, ViT-L learning.
@@ -59,16 +59,27 @@ def convolution_backward(grad: Any, x: Any, weight: Any, *others: Any, **_: Any)
 CORRECTED = {torch.ops.aten.convolution_backward: convolution_backward}
 
 
-def new_model(backbone: dict[str, Any], head: str, frozen: bool) -> DinoSegForSemanticSegmentation:
-    config = DinoSegConfig(backbone_config=dict(backbone), head=head, num_labels=LABELS, freeze_backbone=frozen)
+def new_model(
+    backbone: dict[str, Any], head: str, frozen: bool, settings: Mapping[str, Any] | None = None
+) -> DinoSegForSemanticSegmentation:
+    config = DinoSegConfig(
+        backbone_config=dict(backbone), head=head, num_labels=LABELS, freeze_backbone=frozen, **(settings or {})
+    )
     return DinoSegForSemanticSegmentation(config).train()
 
 
-def count(backbone: dict[str, Any], head: str, frozen: bool, size: int, checkpointing: bool = False) -> tuple[int, int]:
+def count(
+    backbone: dict[str, Any],
+    head: str,
+    frozen: bool,
+    size: int,
+    checkpointing: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> tuple[int, int]:
     """Operations of the forward and the backward pass of one image."""
     counts = patch("torch.bincount", lambda values, minlength: values.new_zeros(minlength))  # as in model_sizes
     with FakeTensorMode(allow_non_fake_inputs=True), no_init_weights(), sdpa_kernel(SDPBackend.MATH), counts:
-        model = new_model(backbone, head, frozen)
+        model = new_model(backbone, head, frozen, settings)
         if checkpointing:
             model.gradient_checkpointing_enable()
         with FlopCounterMode(display=False, custom_mapping=CORRECTED) as counter:
@@ -89,7 +100,9 @@ def table() -> None:
         images *= values.get("gradient_accumulation_steps", 1)
         backbone = BACKBONES[NAMES[name.split("_")[1]]][0]
         checkpointing = values.get("gradient_checkpointing", False)
-        passes = count(backbone, recipe.model.head, tune == "head", size, checkpointing)
+        head, given = recipe.model.head, recipe.model.model_dump()
+        settings = {key: given[key] for key in head_class(head).settings if key in given}
+        passes = count(backbone, head, tune == "head", size, checkpointing, settings)
         run = images * sum(passes)
         cells = [f"{run / (peak * share * 3600):.0f}" for peak in PEAKS.values() for share in UTILISATIONS]
         each = [f"{n / 1e12:.2f}" for n in passes]

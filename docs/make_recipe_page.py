@@ -40,6 +40,11 @@ Recipes that have much in common share it: `base: other.yaml` takes over what an
 beside it wins, field by field. Lists, `labels.classes` and `labels.colors` are replaced as a whole; `null` takes a
 value of the base back. The path starts from the file that names it, and a base may have a base. A resolved recipe has
 none: everything is written out. The recipes of [ADE20K](../recipes/ade20k) are made so.
+
+## protocol
+
+`protocol: eomt_dinov3` starts from a published way to train and to measure: see [protocols](protocols.md), which lists
+them. It stands below the recipe and its bases. `--print` lists what the recipe changed of it, and the model card does.
 """
 
 

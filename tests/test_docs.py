@@ -98,7 +98,10 @@ def _run(command: list[str]) -> None:
 
 
 def _as_recipe(fragment: dict, base: dict) -> None:
-    sections = {name: value if name in ("labels", "data") else base[name] | value for name, value in fragment.items()}
+    sections = {
+        name: value if name in ("labels", "data", "protocol") else base[name] | value
+        for name, value in fragment.items()
+    }
     Recipe.from_dict(base | sections)
 
 

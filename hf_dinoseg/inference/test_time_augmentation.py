@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ..errors import InputError
 
 _MOST_SCALES, _LARGEST_SCALE = 32, 16  # a view costs time with the square of its scale
+_LARGEST_EDGE = 1 << 15  # pixels
 
 
 @dataclass(frozen=True)

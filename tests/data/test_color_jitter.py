@@ -84,3 +84,19 @@ def test_colours_change_as_pillow_changes_them(size: tuple[int, int]) -> None:
         assert changed.dtype == torch.uint8 and changed.is_contiguous()
         assert np.abs(changed.permute(1, 2, 0).numpy() - expected).max() <= 1  # sums may be rounded in another order
         assert (changed.permute(1, 2, 0).numpy() != expected).mean() < 1e-3
+
+
+def test_the_hue_turns_as_far_as_is_asked_for() -> None:
+    """Greys apart, half a turn sends a colour to the other side of the grey axis; the draws are those of the usual."""
+
+    def furthest(hue: float | None) -> float:
+        drawn = [color_matrix(np.random.default_rng(seed), hue) for seed in range(300)]
+        matrices = [np.reshape(matrix, (3, 4))[:, :3] for matrix in drawn if matrix is not None]
+        # contrast and saturation only scale the plane across the grey axis, so its turn can be read off
+        u, v = np.array([1, -1, 0]) / np.sqrt(2), np.array([1, 1, -2]) / np.sqrt(6)
+        return max(abs(np.arctan2(v @ (m @ u), u @ (m @ u))) for m in matrices) / (2 * np.pi)
+
+    assert furthest(None) == pytest.approx(18 / 255, rel=0.05)
+    assert furthest(0.1) == pytest.approx(0.1, rel=0.05) and furthest(0.5) == pytest.approx(0.5, rel=0.05)
+    usual, same = (color_matrix(np.random.default_rng(3), hue) for hue in (None, 18 / 255))
+    assert usual == pytest.approx(same)

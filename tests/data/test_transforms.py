@@ -529,3 +529,30 @@ def test_without_a_base_size_nothing_changes() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
     with pytest.raises(ValueError, match="base_size is 0"):
         TrainTransform(64, base_size=0)
+
+
+def test_scales_are_drawn_among_evenly_spaced_ones() -> None:
+    """Mask2Former's 16 sizes are 0.5 to 2.0 times 512 in steps of a tenth."""
+    apply = transform(32, scale=(0.5, 2.0), scale_steps=16)
+    rng = np.random.default_rng(0)
+    drawn = [round(apply._draw_scale(rng), 9) for _ in range(800)]
+    assert sorted(set(drawn)) == [round(0.1 * x, 9) for x in range(5, 21)]
+    assert np.mean(drawn) == pytest.approx(1.25, abs=0.05)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_padding_has_the_colour_and_the_place_that_are_asked_for(flip: bool) -> None:
+    image, label_map = coordinates(24, 16)
+    apply = transform(40, padding=(1, 2, 3), pad_after=True, flip=flip, vertical_flip=flip)
+    seen = set()
+    for seed in range(12):
+        pixels, labels = apply(image, label_map, np.random.default_rng(seed))
+        inside = labels != 65535
+        assert inside[:16, :24].all() and inside.sum() == 16 * 24  # upper left, whatever was mirrored
+        assert (pixels[~inside] == (1, 2, 3)).all()
+        own = labels[:16, :24]
+        assert (pixels[:16, :24, 0] == own % 24).all() and (pixels[:16, :24, 1] == own // 24).all()
+        seen.add((int(own[0, 0]) % 24, int(own[0, 0]) // 24))
+    assert seen == ({(0, 0), (23, 0), (0, 15), (23, 15)} if flip else {(0, 0)})
+    turned, labels = transform(40, padding=(1, 2, 3), rotation=45)(image, label_map, np.random.default_rng(0))
+    assert (turned[0, 0] == (1, 2, 3)).all()

@@ -110,3 +110,16 @@ def test_wrong_arguments_are_named():
         PixelLoss(5, ce_weight=0.0)
     with pytest.raises(ValueError, match="one weight for each of 5"):
         PixelLoss(5, class_weights=[1.0])
+
+
+def test_cross_entropy_over_all_pixels_is_what_torch_gives_without_reduction():
+    """As DINOv3's probes: void pixels add nothing to the sum and count among what it is divided by."""
+    logits, labels = make(void=0.4)
+    loss = PixelLoss(4, 255, ce_divisor="all")
+    result = loss(SimpleNamespace(logits=logits), labels)["loss"]
+    scores = F.interpolate(logits, size=labels.shape[1:], mode="bilinear")
+    expected = F.cross_entropy(scores, labels, ignore_index=255, reduction="none").mean()
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-6)
+    assert result < 0.8 * PixelLoss(4, 255)(SimpleNamespace(logits=logits), labels)["loss"]
+    halves = sum(loss.normalizers(part) for part in labels.split(1))
+    assert torch.equal(halves, loss.normalizers(labels)) and halves[0] == labels.numel()
