@@ -101,14 +101,14 @@ class DinoSegConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         head = head_class(self.head)
+        if hasattr(self.label_space, "to_dict"):
+            self.label_space = self.label_space.to_dict()
         self._check_fields(kwargs)
         for old, new in _RENAMED.items():
             if old in kwargs:
                 kwargs.setdefault(new, kwargs.pop(old))
         for name, setting in head_settings().items():
             setattr(self, name, kwargs.pop(name, setting.default))
-        if hasattr(self.label_space, "to_dict"):
-            self.label_space = self.label_space.to_dict()
         if self.label_space is not None:
             self._take_labels(kwargs)
         self._build_backbone_config(kwargs)
