@@ -81,6 +81,8 @@ def place(tmp_path: Path, tiny_run: Path, zero_run: Path, monkeypatch: pytest.Mo
 def _run(command: list[str]) -> None:
     if "train.py" in command:  # accelerate launch, torchrun
         command = ["dinoseg", "train", *command[command.index("train.py") + 1 :]]
+    if command[0] in ("torchrun", "accelerate") and "dinoseg" in command:
+        command = command[command.index("dinoseg") :]
     if command[0] != "dinoseg":
         assert command[0] in NOT_OURS, command
         return

@@ -31,7 +31,6 @@ app = typer.Typer(
     cls=ErrorBoundary,
     help="Fine-tune DINOv3 for semantic segmentation, measure the result, and use it.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},

@@ -29,7 +29,7 @@ from . import large_images as large
 from .download import download
 from .predict import pixels_at_once as most_pixels
 from .segmenter import Answer, Prepared, Segmenter, too_large
-from .write import Format, write_result
+from .write import Format, Writing, write_result
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +46,15 @@ class Job:
         source: a path, or a URL.
         files: where each form goes.
         there: forms that are there already and are left alone.
-        transparent: as in `formats.write_result`.
+        called: what files about several images call it.
+        how: settings of the forms.
     """
 
     source: str
     files: Mapping[Format, Path]
     there: frozenset[Format] = frozenset()
-    transparent: bool = False
+    called: str = ""
+    how: Writing = Writing()
 
     @property
     def name(self) -> str:
@@ -262,9 +264,9 @@ def _write(segmenter: Segmenter, item: _Item, answer: Answer, events: SimpleQueu
     try:
         assert item.prepared is not None
         result = segmenter.result(item.prepared.image, answer)
-        title, note = Path(item.job.name).name, segmenter.background.caption(segmenter.label_space)
-        for form, path in item.job.missing.items():
-            write_result(result, form, path, title, note, item.job.transparent)
+        job, note = item.job, segmenter.background.caption(segmenter.label_space)
+        for form, path in job.missing.items():
+            write_result(result, form, path, job.name, job.called, note, job.how)
         outcome = Outcome(item.number, item.job, item.job.missing)
     except Exception as error:
         outcome = _failed(item.number, item.job, error)
@@ -273,7 +275,7 @@ def _write(segmenter: Segmenter, item: _Item, answer: Answer, events: SimpleQueu
 
 def _by_strips(segmenter: Segmenter, item: _Item) -> Outcome:
     try:
-        large.segment_large(segmenter, item.path, item.job.files["ids"], transparent=item.job.transparent)
+        large.segment_large(segmenter, item.path, item.job.files["ids"], transparent=item.job.how.transparent)
         return Outcome(item.number, item.job, {"ids": item.job.files["ids"]})
     except Exception as error:
         return _failed(item.number, item.job, error, item.path)

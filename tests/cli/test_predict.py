@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -100,7 +102,8 @@ def test_options_reach_the_segmenter_and_the_overlay_is_a_choice(home: Path) -> 
     result = run(image("a.jpg"), "-o", "o", "--no-overlay", "--mode", "slide", "--window", "64", "--stride", "32")
     assert result.exit_code == 0 and written() == ["a.png"]
     background = {"background": None, "background_threshold": None}
-    asked = {"mode": "slide", "window": 64, "stride": 32, "palette": None, **background}
+    unsaid = dict.fromkeys(("palette", "device", "batch_size", "tta"))
+    asked = {"mode": "slide", "window": 64, "stride": 32, **unsaid, **background}
     assert FakeSegmenter.made == [("checkpoint", asked)]
     assert run("a.jpg", "-o", "o", "--mode", "sliding").exit_code == 2
     assert run("a.jpg", "-o", "p", "--palette", "colorblind").exit_code == 0
@@ -490,3 +493,126 @@ def test_a_url_that_goes_on_for_ever_is_left(home: Path, address: str) -> None:
     with pytest.raises(ValueError, match="more than 10 bytes"):
         download(f"{address}/x/a.png", "a.png", max_bytes=10)
     assert load_image(f"{address}/x/a.png").size == (8, 6)
+
+
+# ---------------------------------------------------------------------- lists, settings, files about all images
+
+
+def test_names_come_from_lists_and_from_standard_input(home: Path) -> None:
+    for name in ("in/a.jpg", "in/b c.jpg", "d.jpg"):
+        image(name)
+    Path("names.txt").write_text("\ufeffin/a.jpg\n\n in/b c.jpg \n", encoding="utf-8")
+    assert run("--list", "names.txt", "-o", "o", "-f", "ids").exit_code == 0
+    assert written() == ["a.png", "b c.png"]
+    piped = CliRunner().invoke(app, ["predict", "checkpoint", "-", "-o", "p", "-f", "ids"], input="in/a.jpg\nd.jpg\n")
+    assert piped.exit_code == 0 and written("p") == ["a.png", "d.png"]
+    missing = run("--list", "nowhere.txt", "-o", "q")
+    assert missing.exit_code == 2 and "nowhere.txt" in missing.stderr and not Path("q").exists()
+    assert run("-o", "q").exit_code == 2
+
+
+def test_device_batch_and_views_reach_the_segmenter(home: Path) -> None:
+    options = ["--device", "cpu", "--batch-size", "3", "--tta-scales", "0.5,1", "--tta-flip"]
+    assert run(image("a.jpg"), "-o", "o", *options).exit_code == 0
+    ((_, given),) = FakeSegmenter.made
+    assert (given["device"], given["batch_size"], given["tta"]) == ("cpu", 3, {"scales": [0.5, 1.0], "flip": True})
+    assert run("a.jpg", "-o", "p").exit_code == 0 and FakeSegmenter.made[1][1]["tta"] is None
+    for wrong in (["--device", "nonsense"], ["--tta-scales", "1,x"], ["--tta-scales", "0"], ["--pixel-size", "1m"]):
+        result = run("a.jpg", "-o", "q", *wrong)
+        assert result.exit_code == 2 and wrong[0] in result.stderr, wrong
+    assert not Path("q").exists()
+
+
+def test_quiet_says_only_what_failed(home: Path) -> None:
+    image("in/a.jpg")
+    result = run("in", "-o", "o", "-q")
+    assert (result.exit_code, result.output) == (0, "")
+    Path("in/b.jpg").write_bytes(b"no image")
+    result = run("in", "-o", "o", "-q", "--resume")
+    assert result.exit_code == 1 and result.stdout == "" and "in/b.jpg" in result.stderr
+
+
+def test_areas_and_coco_are_put_together_and_resumed(home: Path) -> None:
+    image("in/x/a.jpg"), image("in/b.jpg", (4, 2))
+    forms = ["-f", "areas", "-f", "coco", "--pixel-size", "0.5 mm", "--tolerance", "0"]
+    assert run("in", "-o", "o", *forms).exit_code == 0
+    assert written() == [
+        "annotations.json",
+        "areas.csv",
+        "areas/b.csv",
+        "areas/x/a.csv",
+        "coco/b.json",
+        "coco/x/a.json",
+    ]
+    lines = Path("o/areas.csv").read_text().splitlines()
+    assert lines[0] == "image,id,class,pixels,share,area_mm2" and len(lines) == 1 + 2 * 3
+    assert {"b.jpg,7,left,4,0.500000,1", "x/a.jpg,9,right,24,0.500000,6"} <= set(lines)
+    whole = json.loads(Path("o/annotations.json").read_text())
+    assert [entry["file_name"] for entry in whole["images"]] == ["b.jpg", "x/a.jpg"]
+    assert [(e["image_id"], e["category_id"], e["area"]) for e in whole["annotations"]] == [
+        (1, 7, 4),
+        (1, 9, 4),
+        (2, 7, 24),
+        (2, 9, 24),
+    ]
+
+    again = run("in", "-o", "o", *forms)
+    assert again.exit_code == 2 and "exist already" in again.stderr
+    before = Path("o/areas/b.csv").stat().st_mtime_ns
+    image("in/c.jpg")
+    assert run("in", "-o", "o", *forms, "--resume").exit_code == 0
+    assert len(json.loads(Path("o/annotations.json").read_text())["images"]) == 3
+    assert len(Path("o/areas.csv").read_text().splitlines()) == 1 + 3 * 3
+    assert Path("o/areas/b.csv").stat().st_mtime_ns == before
+
+
+def test_polygons_leave_out_a_class_and_yolo_names_the_others(home: Path) -> None:
+    image("a.jpg")
+    assert run("a.jpg", "-o", "o", "-f", "yolo", "-f", "geojson", "--omit", "left").exit_code == 0
+    assert Path("o/a.txt").read_text().split()[0] == "9" and len(Path("o/a.txt").read_text().splitlines()) == 1
+    assert "9: right" in Path("o/data.yaml").read_text()
+    (feature,) = json.loads(Path("o/a.geojson").read_text())["features"]
+    assert feature["properties"] == {"id": 9, "name": "right", "pixels": 24}
+    wrong = run("a.jpg", "-o", "p", "-f", "yolo", "--omit", "up")
+    assert wrong.exit_code == 2 and "left, right" in wrong.stderr
+
+
+def test_an_image_named_like_a_file_about_all_images_is_refused(home: Path) -> None:
+    result = run(image("annotations.jpg"), "-o", "o", "-f", "labelme", "-f", "coco")
+    assert result.exit_code == 2 and "annotations.json" in result.stderr
+
+
+def test_shells_complete_what_is_typed(home: Path) -> None:
+    """As a shell asks: words, and the place of the cursor; the answer holds the options that fit."""
+    words = {"_DINOSEG_COMPLETE": "complete_bash", "COMP_WORDS": "dinoseg predict --pix", "COMP_CWORD": "2"}
+    result = CliRunner().invoke(app, [], prog_name="dinoseg", env=words)
+    assert "--pixel-size" in result.stdout.split()
+
+
+PROCESS = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {folder!r})
+import test_predict
+import hf_dinoseg.inference
+hf_dinoseg.inference.Segmenter = test_predict.FakeSegmenter
+from hf_dinoseg.cli import main
+main()
+"""
+
+
+def test_processes_share_a_folder(home: Path) -> None:
+    """Two processes do each image once, and one of them tells of all, those that failed among them."""
+    for number in range(5):
+        image(f"in/{number}.jpg")
+    Path("in/3.jpg").write_bytes(b"no image")
+    Path("process.py").write_text(PROCESS.format(folder=str(Path(__file__).parent)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["process.py", "predict", "checkpoint", "in", "-o", "o", "-f", "ids", "-f", "areas", "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    told = json.loads(result.stdout)
+    assert sorted(Path(each["file"]).name for each in told["written"]) == ["0.jpg", "1.jpg", "2.jpg", "4.jpg"]
+    assert [Path(each["file"]).name for each in told["failed"]] == ["3.jpg"] and told["skipped"] == 0
+    assert [f"{n}.png" in written() for n in range(5)] == [True, True, True, False, True]
+    assert len(Path("o/areas.csv").read_text().splitlines()) == 1 + 4 * 3
+    assert result.stderr.count("dinoseg: in/3.jpg") == 1
