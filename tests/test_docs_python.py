@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import transformers
 import yaml
 from PIL import Image
 
@@ -50,6 +51,11 @@ def place(tmp_path: Path, write_tiny_recipe: Callable[[Path], Path], monkeypatch
         model = {} if "init_from" in keywords else backbone
         return real(*arguments, **{**keywords, **model, **small, "crop_size": 64, "panels": 0})
 
+    def arguments(folder: str, **fields: Any) -> Any:
+        return plain(folder, **{**fields, "max_steps": 1, "use_cpu": True, "report_to": "none"})
+
+    plain = transformers.TrainingArguments
+    monkeypatch.setattr(transformers, "TrainingArguments", arguments)
     monkeypatch.setattr(hf_dinoseg, "train", train, raising=False)
     return tmp_path
 

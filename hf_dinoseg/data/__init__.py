@@ -6,9 +6,11 @@ from .label_maps import read_label_map
 from .label_zero import with_zero, zero_is_void, zero_mask
 from .sampling import RareClassCrops
 from .sources import (
+    holds_images,
     kind_of,
     load_folder,
     load_memory,
+    load_memory_rows,
     load_memory_validation,
     load_source,
     load_stored,
@@ -37,9 +39,11 @@ __all__ = [
     "expand_batch",
     "fingerprint",
     "first_rows",
+    "holds_images",
     "kind_of",
     "load_folder",
     "load_memory",
+    "load_memory_rows",
     "load_memory_validation",
     "load_source",
     "load_stored",

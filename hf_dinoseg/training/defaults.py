@@ -8,7 +8,15 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from ..data import EvalDataset, SegmentationDataset, StreamingSegmentationDataset
+from ..data import (
+    EvalDataset,
+    SegmentationDataset,
+    StreamingSegmentationDataset,
+    TrainTransform,
+    holds_images,
+    load_memory_rows,
+    prepare_targets,
+)
 from ..data.plain import TensorItems
 from ..errors import ModelError, RunError
 from ..labels import LabelSpace
@@ -77,10 +85,31 @@ def find_processor(config: Any, label_space: LabelSpace) -> DinoSegImageProcesso
     return processor
 
 
-def as_items(dataset: Any, name: str, label_space: LabelSpace, evaluation: bool = False) -> Any:
-    """A dataset that this package's loaders read: those of `data` as they are, others as `data.plain.TensorItems`."""
+def as_items(
+    dataset: Any,
+    name: str,
+    label_space: LabelSpace,
+    processor: Any,
+    args: TrainingArguments,
+    crop_size: int | None = None,
+) -> Any:
+    """A dataset that this package's loaders read: those of `data` as they are, images and masks prepared as training by
+    a recipe does, tensors as `data.plain.TensorItems`.
+
+    Args:
+        processor: makes `pixel_values` of images that are evaluated.
+        crop_size: of images that are trained on; None for an evaluation, which sees them whole.
+    """
     if dataset is None or isinstance(dataset, (EvalDataset, SegmentationDataset, StreamingSegmentationDataset)):
         return dataset
+    evaluation = crop_size is None
+    if holds_images(dataset):
+        with args.main_process_first(desc="reading masks"):
+            prepared = prepare_targets(load_memory_rows(dataset, name), label_space)
+        if crop_size is None:
+            return EvalDataset(prepared, processor, label_space)
+        transform = TrainTransform(crop_size, ignore_index=label_space.ignore_index)
+        return SegmentationDataset(prepared, transform, args.seed)
     return TensorItems(dataset, name, label_space.num_labels, label_space.ignore_index, same_size=not evaluation)
 
 

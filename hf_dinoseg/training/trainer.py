@@ -61,6 +61,7 @@ from .weights import OwnWeights
 
 logger = logging.getLogger(__name__)
 
+CROP_SIZE = 512  # of images that come without a recipe
 STREAM_FILE = "stream_{}.json"  # in a checkpoint, one a process
 MAX_BROKEN_BATCHES = 10  # one after another, until a run stops: now and then one is overcome, in fp16 above all
 # In the RuntimeError with which torch.save tells that a file cannot be written.
@@ -81,9 +82,11 @@ class DinoSegTrainer(Trainer):
     All but model, arguments and datasets follows from the model where it is not given.
 
     Args:
-        model, args, train_dataset, eval_dataset, callbacks: as in `Trainer`. Datasets are those of `data`, or others
-            that have a length, and items of `pixel_values` and `labels`: see `data.plain.TensorItems`. Of `args` those
-            are set that evaluation depends on, `batch_eval_metrics` among them.
+        model, args, train_dataset, eval_dataset, callbacks: as in `Trainer`. Datasets are those of `data`; or others
+            that have a length, and items of `pixel_values` and `labels`, which are taken as they are: see
+            `data.plain.TensorItems`; or images and masks in any form that `data.load_memory` takes, which are augmented
+            as a recipe's are by default, in crops as large as the windows of `inference`, or 512. Of `args` those are
+            set that evaluation depends on, `batch_eval_metrics` among them.
         data_collator: of training batches; `data.collate` by default.
         processing_class: the image processor, saved beside the model; by default the one beside the model's weights.
         criterion: the loss; by default the model's own (`config.loss`). It becomes the model's, to be saved with it.
@@ -142,8 +145,9 @@ class DinoSegTrainer(Trainer):
         config: Any = model.config
         label_space = find_label_space(config, label_space)
         processing_class = processing_class or find_processor(config, label_space)
-        train_dataset = as_items(train_dataset, "train_dataset", label_space)
-        eval_dataset = as_items(eval_dataset, "eval_dataset", label_space, evaluation=True)
+        crop = (inference or getattr(config, "inference", None) or {}).get("window") or CROP_SIZE
+        train_dataset = as_items(train_dataset, "train_dataset", label_space, processing_class, args, crop)
+        eval_dataset = as_items(eval_dataset, "eval_dataset", label_space, processing_class, args)
         if criterion is not None:
             owner: Any = model
             owner.set_criterion(criterion)
@@ -376,7 +380,7 @@ class DinoSegTrainer(Trainer):
         Args:
             panel_folder: where the panels go; None means `output_dir/panels/step-<step>`.
         """
-        dataset: Any = as_items(eval_dataset, "eval_dataset", self.label_space, evaluation=True)
+        dataset: Any = as_items(eval_dataset, "eval_dataset", self.label_space, self.processing_class, self.args)
         if dataset is None and (dataset := self.eval_dataset) is None:
             raise InputError("eval_dataset: found none, wanted one here, or given to DinoSegTrainer.")
         folder = panel_folder or Path(str(self.args.output_dir)) / "panels" / f"step-{self.state.global_step:06d}"

@@ -18,7 +18,7 @@ from .cvat import read_cvat
 from .folder import load_folder
 from .label_studio import read_label_studio
 from .labelme import read_labelme
-from .memory import kind_of, load_memory, load_memory_validation
+from .memory import holds_images, kind_of, load_memory, load_memory_rows, load_memory_validation
 from .mixture import mix
 from .saved_dataset import StoredSplits, load_stored
 from .shapes import Reader, load_shapes
@@ -31,9 +31,11 @@ __all__ = [
     "FEATURES",
     "SHAPES",
     "StoredSplits",
+    "holds_images",
     "kind_of",
     "load_folder",
     "load_memory",
+    "load_memory_rows",
     "load_memory_validation",
     "load_source",
     "load_shapes",

@@ -105,6 +105,36 @@ def load_memory_validation(
     return DatasetDict(validation=_rows(dataset, "validation", columns))
 
 
+def load_memory_rows(dataset: Any, name: str) -> Dataset:
+    """The rows of one split, in columns that are found by their usual names.
+
+    Args:
+        dataset: as of `load_memory`, without splits.
+        name: what to call it in errors, and in the ids of rows without a name.
+
+    Raises:
+        DataError: as `load_memory`.
+    """
+    if _is_splits(dataset):
+        raise DataError(f"{name}: a mapping of the splits {', '.join(map(str, dataset))}; give one of them.")
+    return _rows(dataset, name, {})
+
+
+def holds_images(dataset: Any) -> bool:
+    """Whether a dataset holds images and masks, rather than tensors that an image processor made. Its first item is
+    looked at."""
+    if isinstance(dataset, Dataset):
+        return dataset.format["type"] != "custom" and "pixel_values" not in dataset.column_names
+    if isinstance(dataset, Mapping) or hasattr(dataset, "columns"):
+        return True
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or not len(dataset):
+        return False
+    item = dataset[0]
+    if isinstance(item, Mapping):
+        return "pixel_values" not in item and bool(set(item) & set(IMAGE_NAMES)) and bool(set(item) & set(MASK_NAMES))
+    return isinstance(item, (tuple, list)) and len(item) == 2
+
+
 def kind_of(dataset: Any) -> str:
     """What a dataset is, in words for a recipe: `DatasetDict of train, validation`."""
     kind = f"{type(dataset).__module__.partition('.')[0]}.{type(dataset).__name__}".removeprefix("builtins.")
