@@ -77,7 +77,7 @@ def field(model: Any, image: torch.Tensor) -> torch.Tensor:
             crop = image[None, :, top : top + WINDOW, left : left + WINDOW]
             size = (crop.shape[-2], crop.shape[-1])
             outputs = model(pixel_values=crop)
-            if outputs.logits is not None:
+            if outputs.class_queries_logits is None:
                 logits = F.interpolate(outputs.logits, size=size, mode="bilinear", align_corners=False)
                 scores = logits.softmax(dim=1)[0]
             else:

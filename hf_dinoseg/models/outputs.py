@@ -105,14 +105,8 @@ def _centres(count: int, share: float, device: torch.device) -> Tensor:
 
 
 def mask_logits(embeddings: Tensor, features: Tensor) -> Tensor:
-    """Masks of queries: (B, Q, D) × (B, D, h, w) → (B, Q, h, w), in float32 whatever the autocast type.
-
-    The features' gradient lies in memory with the channels of a pixel together, as the features best do.
-    """
-    with torch.autocast(features.device.type, enabled=False):
-        pixels = features.float().permute(0, 2, 3, 1).flatten(1, 2)
-        masks = torch.bmm(pixels, embeddings.float().transpose(1, 2)).transpose(1, 2)
-    return masks.contiguous().unflatten(2, features.shape[-2:])
+    """Masks of queries: (B, Q, D) × (B, D, h, w) → (B, Q, h, w), in float32 whatever the autocast type."""
+    return mask_logits_of_all(embeddings[None], features)[0]
 
 
 def mask_logits_of_all(embeddings: Tensor, features: Tensor) -> tuple[Tensor, ...]:
