@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .heads import Head, Setting
 from .outputs import DinoSegOutput, Frame, MaskMlp, crop_to_frame, mask_logits
@@ -41,7 +42,7 @@ MASK_ANNEALING = Setting(
 )
 
 
-class Upscale(nn.Module):
+class Upscale(GradientCheckpointingLayer):
     """Twice the resolution: transposed convolution, GELU, depth-wise 3×3, layer norm over channels.
 
     The convolution's 2×2 patches do not overlap, so it is a product of matrices for either row of them. Written so, its
