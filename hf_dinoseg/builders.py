@@ -48,9 +48,10 @@ from .inference import Background
 from .inference.test_time_augmentation import stored_size
 from .losses import LOSSES, Loss, balanced_class_weights
 from .models import DinoSegConfig, DinoSegForSemanticSegmentation, DinoSegImageProcessor, head_class
-from .recipe import ONE_CYCLE, WARMUP_ONE_CYCLE, Recipe, evaluation_arguments, training_arguments
+from .recipe import ONE_CYCLE, WARMUP_ONE_CYCLE, Recipe, evaluation_arguments, seconds, training_arguments
 from .training import DinoSegTrainer, apply_tuning
 from .training.callbacks import EarlyStopping
+from .training.signals import Stopper
 from .visualize import with_palette
 
 logger = logging.getLogger(__name__)
@@ -485,6 +486,16 @@ def build_callbacks(recipe: Recipe) -> list[TrainerCallback]:
     if patience := recipe.training["early_stopping_patience"]:
         callbacks.append(EarlyStopping(patience, recipe.training["early_stopping_threshold"]))
     return callbacks
+
+
+def build_stopper(recipe: Recipe, started: float) -> Stopper:
+    """What ends the training before its last step.
+
+    Args:
+        started: of `time.monotonic`, when the run began.
+    """
+    limit = seconds(recipe.training["max_time"])
+    return Stopper(seconds(recipe.training["stop_within"]), None if limit is None else started + limit)
 
 
 def build_pushes(recipe: Recipe) -> PushCallback | None:

@@ -172,9 +172,10 @@ def write(checkpoint: str, recipe: Recipe, found: Calibration, by: Figure = "mea
             _take_results(folder, measured, new)
             _describe_anew(folder, new, own, choice, metrics)
         found.save(new / KEPT)
+        names = [path.relative_to(new).as_posix() for path in new.rglob("*") if path.is_file()]
         kept = exchange(folder, new, folder / KEPT)
     if manifest := Manifest.load(folder):
-        manifest.finish(KEPT)  # it is the run's, and goes with it
+        manifest.finish(KEPT, *names)  # what was kept is the run's, and goes with it
     return kept
 
 
@@ -190,7 +191,7 @@ def undo(checkpoint: str) -> list[str]:
     folder = Path(checkpoint)
     names = put_back(folder, folder / KEPT)
     if manifest := Manifest.load(folder):
-        manifest.refresh()
+        manifest.refresh(names)
     return names
 
 

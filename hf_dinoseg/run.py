@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,6 +27,7 @@ from .builders import (
     build_pushes,
     build_rates,
     build_source,
+    build_stopper,
     build_stream,
     build_train_dataset,
     build_trainer,
@@ -48,13 +51,14 @@ from .checkpoint import (
     checkpoint_recipe,
     load_checkpoint,
 )
-from .data import EvalDataset
+from .data import EvalDataset, sample_digests
 from .doctor import (
     BAD_SAMPLE_CODES,
     DEFAULT_SAMPLES,
     Report,
     check_backbone_processor,
     check_label_spaces,
+    check_model_files,
     check_prepared,
     examine,
     examine_checkpoint,
@@ -69,9 +73,19 @@ from .inference import Segmenter
 from .labels import LabelSpace
 from .models import head_class
 from .recipe import Recipe, load_recipe, recipe_of
+from .recipe.resume import Change, changes, new_rates, refusals
 from .training import DinoSegTrainer
-from .training.distributed import built_whole, check_can_measure, check_processes, whole_on_each_process
+from .training.checkpoints import CheckpointManifest
+from .training.distributed import (
+    built_whole,
+    check_can_measure,
+    check_processes,
+    on_first_process,
+    whole_on_each_process,
+)
+from .training.fingerprint import DATA_FILE, Samples, differences, fingerprint
 from .training.log_images import check_loggers
+from .training.manifest import Manifest
 from .training.output_folder import check_apart, claim, inspect
 from .visualize import CONFUSION_FILE, CURVES_FILE
 
@@ -81,14 +95,12 @@ SKIPPED_FILE = "skipped.json"
 _PROBED = 8  # images that a checkpoint predicts for the doctor
 # What a run writes into its folder beside checkpoints and panels: at any time (logs, what waits for a push), and in the
 # end.
-_DURING = (RECIPE_FILE, CONFUSION_FILE, CURVES_FILE, "runs", "emissions.csv", ".push-*")
+_DURING = (RECIPE_FILE, DATA_FILE, CONFUSION_FILE, CURVES_FILE, "runs", "emissions.csv", ".push-*")
 _FINAL = (
     *("config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json"),
     *sorted(path.name for path in Path(models.__file__).parent.glob("*.py")),
     *(METRICS_FILE, CARD_FILE, SKIPPED_FILE, *RESULT_FILES),
 )
-# what a resumed run may have otherwise than it began with
-_MAY_CHANGE = {("data", key) for key in ("root", "file", "num_proc", "max_pixels", "on_bad_sample")}
 
 
 RecipeLike = Recipe | str | os.PathLike[str] | Mapping[str, Any]
@@ -114,9 +126,11 @@ def train(
             recipe says of where the data is.
         images, masks: or two folders, with subfolders `train` and `val`, or else a fifth of the images is held out;
             or two lists.
-        resume: go on from the newest whole checkpoint in the output folder.
+        resume: go on from the newest whole checkpoint in the output folder. Settings that differ from that run's change
+            from there on, or are refused; see `recipe.resume`.
         overwrite: replace the run in the output folder. It is deleted only once data and model have been loaded.
-        force: train although `doctor.quick_checks` finds an error in the data; what cannot be read still stops it.
+        force: train although `doctor.quick_checks` finds an error in the data, or go on although the data is not what
+            the run began with; what cannot be read still stops it.
         fields: of the recipe, by their bare names (`max_steps=2000`, `backbone=…`, `classes=[…]`), or whole sections;
             see `recipe.keywords`. Without `output_dir`, transformers' `trainer_output`.
 
@@ -127,24 +141,36 @@ def train(
         RecipeError: on keywords or a recipe that cannot be used, with every fault.
         RunError, DoctorError, LabelError, DataError, BackboneError: with what to do about it; nothing is deleted in
             these cases.
+        Preempted: if a signal or `training.max_time` ended it, once a checkpoint is saved.
 
     Example:
         >>> train(images="photos", masks="masks", classes=["background", "vessel"], max_steps=2000)  # doctest: +SKIP
     """
     recipe, dataset = _meant(recipe, dataset, images, masks, fields, "train")
-    started = time.time()
+    with ExitStack() as until_the_end:
+        return _train(recipe, dataset, resume, overwrite, force, until_the_end)
+
+
+def _train(
+    recipe: Recipe, dataset: Any, resume: bool, overwrite: bool, force: bool, until_the_end: ExitStack
+) -> Metrics:
+    """
+    Args:
+        recipe, dataset, resume, overwrite, force: those of `train`.
+        until_the_end: gives free what is held, however the run ends.
+    """
+    started, clock = time.time(), time.monotonic()
     folder = Path(recipe.training["output_dir"])
     check_recipe(recipe)
     args = build_training_arguments(recipe)
     check_processes(args)
     check_loggers(args.report_to or ())
-    inspect(folder, resume=resume, overwrite=overwrite)
+    checkpoint = on_first_process(args, lambda: inspect(folder, resume=resume, overwrite=overwrite))
     if dataset is not None:
         with args.main_process_first(desc="reading the dataset"):
             given = build_source(recipe, dataset=dataset)
             recipe = remember_source(recipe, dataset, given)
-    if resume:
-        _check_same_run(recipe, folder)
+    begun, changed = on_first_process(args, lambda: _compare_settings(recipe, folder, checkpoint))
     if recipe.model.tune == "head" and not head_class(recipe.model.head).fits_frozen_backbone:
         logger.warning(
             "model.tune: head leaves the backbone as it is, and head %s works inside the backbone's blocks: published "
@@ -162,6 +188,11 @@ def train(
         if args.process_index == 0 and not streaming:
             _tell(Report(tuple(check_prepared(data, recipe))).without(told), force)
     left_out = len(skipped["validation"])
+    samples = {name: sample_digests(split) for name, split in data.items()}
+    data_now = fingerprint(samples, recipe.labels.to_dict())
+    if begun is not None and args.process_index == 0:
+        _compare_data(begun, folder, data_now, samples, force)
+        _tell_changes(begun, changed, args.world_size)
     with built_whole(args):
         model, processor = build_model(recipe), build_processor(recipe)
     pushes = build_pushes(recipe) if args.process_index == 0 else None
@@ -174,22 +205,27 @@ def train(
         train_dataset=build_stream(recipe, source, args) if streaming else build_train_dataset(recipe, data["train"]),
         criterion=build_criterion(recipe, data.get("train")),
         ema_decay=recipe.model.ema_decay,
+        stopper=build_stopper(recipe, clock),
         callbacks=build_callbacks(recipe),
         **build_rates(recipe),
     )
     manifest = None
     if args.process_index == 0:
         manifest = claim(folder, resume=resume, overwrite=overwrite)
+        until_the_end.callback(manifest.release)
         manifest.begin(*_DURING)
-        (folder / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
     if args.world_size > 1:
         torch.distributed.barrier()
-    checkpoint = inspect(folder, resume=True, overwrite=False) if resume else None
-    trainer.keep(manifest)
+    note = _Note(recipe, manifest, data_now, samples, changed, args.world_size)
+    trainer.keep(
+        manifest, settings=recipe.to_dict(), data=data_now, new_rates=new_rates(changed), begun=note.begun_from
+    )
     if pushes:
         pushes.describe = lambda stage: _describe_step(stage, recipe, trainer)
         trainer.add_callback(pushes)
+    until_the_end.enter_context(trainer.stopper)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    note.begun_from(trainer.state.global_step)
     stopped_at = trainer.state.global_step if trainer.state.global_step < trainer.state.max_steps else None
     if stopped_at is not None:
         logger.info(
@@ -332,6 +368,7 @@ def examine_run(
     if isinstance(recipe.model.backbone, str):
         report = report.with_findings(check_backbone_processor(processor, recipe.model.backbone))
     if checkpoint is not None:
+        report = report.with_findings(check_model_files(Path(checkpoint)))
         metrics = checkpoint_metrics(checkpoint)
         segmenter, rows = Segmenter.from_pretrained(checkpoint), source["validation"]
         seen = examine_checkpoint(segmenter, recipe.labels, processor, rows, min(samples, _PROBED), metrics)
@@ -399,20 +436,99 @@ def _compare_labels(checkpoint: str, recipe: Recipe, stored: LabelSpace, tell: b
             logger.warning("%s: %s %s", finding.code, finding.seen, finding.cure)
 
 
-def _check_same_run(recipe: Recipe, folder: Path) -> None:
-    """A run goes on with the labels, data and model that it began with."""
-    path = folder / RECIPE_FILE
-    if not path.exists():
-        raise RunError(f"{folder} has checkpoints but no {RECIPE_FILE}, so it cannot be told if this is the same run.")
-    begun, now = load_recipe(path).to_dict(), recipe.to_dict()
-    for section in ("labels", "data", "model"):
-        for key in begun[section].keys() | now[section].keys():
-            old, new = begun[section].get(key), now[section].get(key)
-            if old != new and (section, key) not in _MAY_CHANGE:
-                raise RunError(
-                    f"The run in {folder} began with {section}.{key} {old!r}, the recipe now says {new!r}. Resume with "
-                    f"{path}, or start another run in another training.output_dir."
-                )
+def _compare_settings(
+    recipe: Recipe, folder: Path, checkpoint: Path | None
+) -> tuple[CheckpointManifest | None, list[Change]]:
+    """What the manifest of the checkpoint says, and what the recipe says otherwise; None without a checkpoint.
+
+    Raises:
+        RunError: if the run cannot go on with what the recipe says otherwise; every such setting is named.
+    """
+    if checkpoint is None:
+        return None, []
+    try:
+        begun = CheckpointManifest.load(checkpoint)
+    except FileNotFoundError:  # of version 0.1
+        begun = CheckpointManifest(None, int(checkpoint.name.rpartition("-")[2]), 1)
+        begun.processes = max(len(list(checkpoint.glob("rng_state*.pth"))), 1)
+    if not begun.settings:
+        path = folder / RECIPE_FILE
+        if not path.exists():
+            raise RunError(f"{folder} has checkpoints but no {RECIPE_FILE}, so it cannot be told what the run is.")
+        begun.settings = load_recipe(path).to_dict()
+    changed = changes(begun.settings, recipe.to_dict())
+    refused = refusals(changed, begun.settings["training"]["lr_scheduler_type"])
+    steps = recipe.training.get("max_steps") or -1
+    if 0 < steps < begun.step:
+        refused.append(f"training.max_steps: {steps}, and step {begun.step} is done.")
+    if refused:
+        raise RunError(
+            f"The run in {folder} cannot go on with these settings:\n  "
+            + "\n  ".join(refused)
+            + "\nWrite what the run has, or start another run in another training.output_dir."
+        )
+    return begun, changed
+
+
+def _compare_data(begun: CheckpointManifest, folder: Path, data: dict[str, Any], samples: Samples, force: bool) -> None:
+    """
+    Raises:
+        RunError: if the data is not what the run began with, unless that is wanted; then it is a warning.
+    """
+    path = folder / DATA_FILE
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not (found := differences(begun.data, data, before, samples)):
+        return
+    said = f"The data is not what the run in {folder} was trained on until step {begun.step}: {'; '.join(found)}."
+    if not force:
+        raise RunError(f"{said} Put it back, start another run, or go on with this data: --resume --force.")
+    logger.warning("%s Going on with this data.", said)
+
+
+def _tell_changes(begun: CheckpointManifest, changed: list[Change], processes: int) -> None:
+    if changed:
+        logger.warning("From step %d on: %s.", begun.step, "; ".join(map(str, changed)))
+    if processes != begun.processes:
+        logger.warning(
+            "The run had %d process%s until step %d and goes on with %d. A step has that many batches, so epochs have "
+            "another number of steps and begin elsewhere in the data; random numbers are drawn otherwise. It goes on, "
+            "but not to the same weights.",
+            begun.processes,
+            "" if begun.processes == 1 else "es",
+            begun.step,
+            processes,
+        )
+
+
+class _Note:
+    """Writes down, once training runs and not before, what it runs with: recipe, data, and what changed."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        manifest: Manifest | None,
+        data: dict[str, Any],
+        samples: Samples,
+        changed: list[Change],
+        processes: int,
+    ) -> None:
+        self.recipe, self.manifest, self.data, self.samples = recipe, manifest, data, samples
+        self.changed, self.processes = changed, processes
+
+    def begun_from(self, step: int) -> None:
+        if (manifest := self.manifest) is None:
+            return
+        self.manifest = None
+        (manifest.folder / RECIPE_FILE).write_text(self.recipe.to_yaml(), encoding="utf-8")
+        write_json(manifest.folder / DATA_FILE, self.samples)
+        entry: dict[str, Any] = {"processes": self.processes}
+        if manifest.settings:
+            entry["changed"] = {change.field: [change.old, change.new] for change in self.changed}
+        else:
+            entry["settings"] = self.recipe.to_dict()
+        manifest.note_settings(step, entry)
+        manifest.data = self.data
+        manifest.save()
 
 
 def _evaluate(trainer: DinoSegTrainer, dataset: EvalDataset, panels: Path) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def test_overwrite_with_missing_data_keeps_the_finished_run(run, tmp_path):
 
 def test_resume_refuses_another_model_or_other_labels(run):
     folder, _ = run
-    with pytest.raises(RunError, match=r"model\.num_queries 8.*9"):
+    with pytest.raises(RunError, match=r"model\.num_queries: the run has 8, .*9"):
         train(load_recipe(folder / "recipe.yaml", ["model.num_queries=9"]), resume=True)
 
 

@@ -1,7 +1,7 @@
 """The command line: `dinoseg VERB …`, one file a verb.
 
-Exit codes: 0 done, 1 the work failed, 2 wrong usage or recipe, 130 interrupted. Results go to standard output, logs and
-errors to standard error. What a verb needs is imported inside the verb.
+Exit codes: 0 done, 1 the work failed, 2 wrong usage or recipe, 130 interrupted; of runs, those in docs/runs.md. Results
+go to standard output, logs and errors to standard error. What a verb needs is imported inside the verb.
 """
 
 from __future__ import annotations

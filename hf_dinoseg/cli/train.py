@@ -26,7 +26,12 @@ def train(
         bool, typer.Option("--overwrite", help="Replace the run that is in training.output_dir.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Train although a check of the data finds an error (dinoseg doctor).")
+        bool,
+        typer.Option(
+            "--force",
+            help="Train although a check of the data finds an error (dinoseg doctor), or resume although "
+            "the data changed.",
+        ),
     ] = False,
     dry_run: Annotated[
         bool,

@@ -19,7 +19,7 @@ from .sources import (
 )
 from .streaming import StreamingSegmentationDataset, StreamLoader, as_stream, first_rows, open_stream
 from .synthetic import draw_fundus
-from .targets import Skipped, class_counts, drop_bad, fingerprint, prepare_targets
+from .targets import Skipped, class_counts, drop_bad, fingerprint, prepare_targets, sample_digests
 from .transforms import TrainTransform
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "open_stream",
     "prepare_targets",
     "read_label_map",
+    "sample_digests",
     "with_zero",
     "zero_is_void",
     "zero_mask",

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import datasets
 import numpy as np
+import pyarrow
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from ..errors import DataError, LabelError
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 OnBadSample = Literal["error", "skip"]
 
-_VERSION = 2  # raise when the targets of the same files would come out otherwise, so that old caches are left alone
+_VERSION = 3  # raise when the targets of the same files would come out otherwise, so that old caches are left alone
 
 TARGET_FEATURES = Features(
     {
@@ -36,6 +37,7 @@ TARGET_FEATURES = Features(
         "void_pixels": Value("int64"),
         "height": Value("int64"),
         "width": Value("int64"),
+        "digest": Value("string"),  # of the label map
     }
 )
 _TOLD = 20  # bad samples that the log names
@@ -59,11 +61,12 @@ def prepare_targets(
     """Reads every mask once and adds the columns that training and evaluation use.
 
     Added: `label_map` (the (H, W) train-id map, packed; see `label_maps.read_label_map`), `class_labels` (train ids
-    present, ascending), `pixel_counts` (in the same order), `void_pixels`, `height`, `width`. Images are read to
-    their end as well, so that a broken file is met now and not in the middle of a run.
+    present, ascending), `pixel_counts` (in the same order), `void_pixels`, `height`, `width`, `digest` (of the label
+    map). Images are read to their end as well, so that a broken file is met now and not in the middle of a run.
 
     The result is cached in the datasets cache folder, under a fingerprint of the label space and of each file's path,
-    size and time of change: a mask that was edited is read again.
+    size, and times of modification and of change: a mask that was edited is read again, also where its time of
+    modification was kept. A cache file that is broken is made anew.
 
     Args:
         dataset: columns `id`, `image`, `mask` as the sources give them.
@@ -84,17 +87,30 @@ def prepare_targets(
         folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_dinoseg"
         folder.mkdir(parents=True, exist_ok=True)
         cache_file = str(folder / f"targets-{key}.arrow")
-    targets = dataset.map(
-        _row_targets,
-        input_columns=["image", "mask"],
-        remove_columns=dataset.column_names,  # joined again below: images stored as bytes are not copied to the cache
-        fn_kwargs={"label_space": text, "max_pixels": max_pixels, "keep_bad": skip},
-        features=Features({**TARGET_FEATURES, _FAULT: Value("string")}) if skip else TARGET_FEATURES,
-        num_proc=num_proc,
-        cache_file_name=cache_file,
-        new_fingerprint=key,
-        desc="Reading masks",
-    )
+    features = Features({**TARGET_FEATURES, _FAULT: Value("string")}) if skip else TARGET_FEATURES
+
+    def read(from_cache: bool | None) -> Dataset:
+        return dataset.map(
+            _row_targets,
+            input_columns=["image", "mask"],
+            remove_columns=dataset.column_names,  # joined below: images stored as bytes are not copied to the cache
+            fn_kwargs={"label_space": text, "max_pixels": max_pixels, "keep_bad": skip},
+            features=features,
+            num_proc=num_proc,
+            cache_file_name=cache_file,
+            load_from_cache_file=from_cache,
+            new_fingerprint=key,
+            desc="Reading masks",
+        )
+
+    try:
+        targets = read(None)
+        whole = len(targets) == len(dataset) and set(targets.column_names) == set(features)
+    except (OSError, pyarrow.ArrowException):  # of a cache file that was cut off
+        whole = False
+    if not whole:
+        logger.warning("The cached targets in %s are broken; masks are read again.", cache_file)
+        targets = read(False)
     return concatenate_datasets([dataset, targets], axis=1)
 
 
@@ -140,7 +156,10 @@ def fingerprint(dataset: Dataset, settings: str = "", missing_may_be: bool = Fal
                         digest.update(f"{cell['path']}\0missing\0".encode())
                         continue
                     raise DataError(f"{cell_name(cell)}: {error.strerror or error}.") from None
-                digest.update(f"{cell['path']}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+                # The time of change is set by the system at each change, whatever a program then writes as the time
+                # of modification. On Windows it is that of creation.
+                times = f"{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
+                digest.update(f"{cell['path']}\0{stat.st_size}\0{times}\0".encode())
     return digest.hexdigest()
 
 
@@ -160,7 +179,8 @@ def _row_targets(
         if not keep_bad:
             raise
         nothing: dict[str, Any] = {"label_map": None, "class_labels": [], "pixel_counts": []}
-        return {**nothing, **dict.fromkeys(("void_pixels", "height", "width"), 0), _FAULT: str(error)}
+        numbers = dict.fromkeys(("void_pixels", "height", "width"), 0)
+        return {**nothing, **numbers, "digest": "", _FAULT: str(error)}
     counts = np.bincount(label_map.ravel(), minlength=space.ignore_index + 1)
     void = int(counts[space.ignore_index])
     counts[space.ignore_index] = 0
@@ -172,8 +192,15 @@ def _row_targets(
         "void_pixels": void,
         "height": label_map.shape[0],
         "width": label_map.shape[1],
+        "digest": hashlib.blake2b(label_map.tobytes(), digest_size=8).hexdigest(),
         **({_FAULT: None} if keep_bad else {}),
     }
+
+
+def sample_digests(prepared: Dataset) -> dict[str, str]:
+    """Of each prepared row, by its id and in their order: size and content of its label map, in short."""
+    columns = prepared.select_columns(["id", "height", "width", "digest"]).with_format(None)
+    return {row["id"]: f"{row['width']}x{row['height']} {row['digest']}" for row in columns}
 
 
 def class_counts(prepared: Dataset, num_labels: int, of: Literal["pixels", "masks"]) -> np.ndarray:

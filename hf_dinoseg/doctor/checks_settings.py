@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 
 from ..labels import LabelSpace
+from ..training.checkpoints import model_faults
 from .report import Finding
 
 PROCESSOR_NAME = "preprocessor_config.json"
@@ -70,6 +71,14 @@ def check_backbone_processor(ours: Mapping[str, Any], backbone: str) -> list[Fin
         if _SATELLITE in backbone.casefold():
             other = _SATELLITE_STATISTICS
     return check_normalization(ours, other, f"the backbone {backbone}") if isinstance(other, dict) else []
+
+
+def check_model_files(folder: Path) -> list[Finding]:
+    """Files of a checkpoint that are not as its run wrote them, by its manifest."""
+    code = "checkpoint-files-changed"
+    weights = [Finding("error", code, *fault) for fault in model_faults(folder, ["model*.safetensors"])]
+    configs = [Finding("warning", code, *fault) for fault in model_faults(folder, ["config.json", PROCESSOR_NAME])]
+    return weights or configs
 
 
 def check_label_spaces(recipe: LabelSpace, checkpoint: LabelSpace) -> list[Finding]:

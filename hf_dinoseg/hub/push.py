@@ -31,6 +31,8 @@ from huggingface_hub.errors import (
 from ..checkpoint import CARD_FILE, METRICS_FILE, RECIPE_FILE
 from ..errors import DinoSegError
 from ..recipe import load_recipe
+from ..training.checkpoints import model_faults
+from ..training.manifest import MANIFEST_FILE
 from ..visualize import CURVES_FILE
 from .checkpoint_folder import describe, last_panels
 
@@ -87,6 +89,10 @@ def push(
         PushError: with what to do about it.
     """
     folder = Path(folder)
+    for seen, cure in model_faults(folder, ["model*.safetensors"]):
+        raise PushError(
+            f"{seen} {cure} If it was changed on purpose, delete {MANIFEST_FILE} there. Nothing was pushed."
+        )
     with TemporaryDirectory(prefix="dinoseg-push-") as scratch:
         stage = Path(scratch)
         for path in shared_files(folder):

@@ -9,7 +9,7 @@ from .presets import label_preset, presets
 from .protocols import protocol_file, protocols
 from .schema import Evaluation, Hub, Model
 from .schema_data import Data, FolderData, MixtureData, SyntheticRetinaData
-from .schema_training import ONE_CYCLE, WARMUP_ONE_CYCLE, evaluation_arguments, training_arguments
+from .schema_training import ONE_CYCLE, WARMUP_ONE_CYCLE, evaluation_arguments, seconds, training_arguments
 from .yaml_format import write_yaml
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "protocol_file",
     "protocols",
     "recipe_of",
+    "seconds",
     "training_arguments",
     "write_yaml",
 ]

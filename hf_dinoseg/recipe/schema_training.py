@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from functools import cache
 from inspect import signature
@@ -56,6 +57,18 @@ OWN: dict[str, tuple[Any, Any, str]] = {
         Literal["weights", "all_but_norms", "all"],
         "weights",
         "what weight_decay applies to: weights of linear maps and convolutions; those and their biases; everything",
+    ),
+    "max_time": (
+        str | None,
+        None,
+        "the run ends in order, with a checkpoint to resume from and exit code 124, after this time since it was "
+        "started, e.g. 3.5h, 90m or 1d12h; null: never",
+    ),
+    "stop_within": (
+        str | None,
+        "60s",
+        "after SIGTERM, Ctrl-C, SIGHUP or SIGUSR1 the process is gone within this time, with its step unsaved if need "
+        "be; null: however long step and checkpoint take",
     ),
 }
 
@@ -145,6 +158,28 @@ def check_training(values: Any, find: Finder = lambda key: ()) -> dict[str, Any]
     if faults := _contradictions(resolved):
         raise SectionError(faults)
     return resolved
+
+
+def seconds(duration: str | None) -> float | None:
+    """How long a duration of a recipe is.
+
+    Raises:
+        ValueError: if it is none.
+
+    Example:
+        >>> seconds("3.5h"), seconds("1d12h"), seconds(None)
+        (12600.0, 129600.0, None)
+    """
+    if duration is None:
+        return None
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text := duration.replace(" ", ""))
+    total = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    if "".join(f"{number}{unit}" for number, unit in parts) != text or total <= 0:
+        raise ValueError(duration)
+    return total
+
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def training_arguments(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,6 +305,14 @@ def _contradictions(v: dict[str, Any]) -> list[str]:
         )
     if v.get("bf16") and v.get("fp16"):
         faults.append("training.bf16, training.fp16: both are true; keep one of them.")
+    for name in ("max_time", "stop_within"):
+        try:
+            seconds(v[name])
+        except ValueError:
+            faults.append(
+                f"training.{name}: {show(v[name])} is no duration; write numbers with s, m, h or d, e.g. 90s, 3.5h or "
+                "1d12h."
+            )
     for kind in ("logging", "eval", "save"):
         steps = v.get(f"{kind}_steps")
         if v.get(f"{kind}_strategy") == "steps" and steps is not None and steps > 1 and steps != int(steps):

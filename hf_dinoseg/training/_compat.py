@@ -17,7 +17,14 @@ from transformers import Trainer
 
 #: Methods of `Trainer` that `DinoSegTrainer` overrides or calls, and why its public ones do not serve.
 TRAINER_METHODS = {
-    "_save_checkpoint": "overridden: a checkpoint that cannot be written is taken away; `on_save` comes too late",
+    "_save_checkpoint": "overridden: a checkpoint gets a manifest, and one that cannot be written is taken away; "
+    "`on_save` comes too late",
+    "_maybe_log_save_evaluate": "overridden: a step is saved before it is evaluated, and a run can end there",
+    "_run_epoch": "overridden: resumed when all steps are done, it would do one more",
+    "_evaluate": "called when a run is resumed whose evaluation was interrupted",
+    "_determine_best_metric": "called with it",
+    "_load_optimizer_and_scheduler": "overridden: learning rates may change when a run is resumed",
+    "_load_scaler": "overridden: fp16 may become bf16 when a run is resumed",
     "_save": "called with the weights that are saved; `save_model` takes none",
     "_load_from_checkpoint": "overridden: with LoRA or an average, training goes on from other weights than are saved",
     "_load_best_model": "overridden: before it, the model has to become the plain one whose weights are loaded",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -57,15 +58,41 @@ class HeadSchedule(TrainerCallback):
 
 
 class BegunCallback(TrainerCallback):
-    """Notes that a run has done a step: from now on its folder is not given to another without being asked."""
+    """Notes that training runs: from now on its folder is not given to another without being asked, and what it was
+    told to do otherwise than before is in force.
 
-    def __init__(self, manifest: Manifest) -> None:
+    Args:
+        begun: called once, with the step that training runs from.
+    """
+
+    def __init__(self, manifest: Manifest, begun: Callable[[int], None]) -> None:
         self.manifest = manifest
+        self.begun: Callable[[int], None] | None = begun
+        self._from = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._from = state.global_step
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if not self.manifest.begun:
+        if self.begun is not None:
             self.manifest.begun = True
+            self.begun(self._from)
+            self.begun = None
             self.manifest.save()
+
+
+class PickUpCallback(TrainerCallback):
+    """Calls a function when all is loaded and the first step is next."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function = function
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.function()
 
 
 class EarlyStopping(EarlyStoppingCallback):

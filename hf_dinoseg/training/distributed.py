@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import TrainingArguments
@@ -18,6 +21,8 @@ from ..errors import RunError
 from ._compat import gathered
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def check_processes(args: TrainingArguments) -> None:
@@ -104,13 +109,55 @@ def average_buffers(model: nn.Module) -> None:
     """Make the running statistics of batch norms those of all processes, and the same in each.
 
     DDP hands on those of the first process at each training step's beginning; after the last step every process has its
-    own, and would evaluate another model than the one that is saved.
+    own, and would evaluate another model than the one that is saved. What is averaged are distances from the first
+    process's values: where all have the same ones they stay what they are to the last bit, however many processes there
+    are. Other buffers are no statistics and are not touched.
     """
     processes = torch.distributed.get_world_size()
-    for buffer in model.buffers():
-        if buffer.is_floating_point():
-            torch.distributed.all_reduce(buffer)
-            buffer /= processes
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            for statistics in (module.running_mean, module.running_var):
+                if statistics is not None:
+                    of_first = statistics.clone()
+                    torch.distributed.broadcast(of_first, 0)
+                    distance = statistics - of_first
+                    torch.distributed.all_reduce(distance)
+                    statistics.copy_(of_first + distance / processes)
+
+
+def on_first_process(args: TrainingArguments, function: Callable[[], T]) -> T:
+    """What a function gives on the first process, on all of them; so is what it raises. To be called by all.
+
+    Files are read once so, and all processes go by the same answer.
+    """
+    if args.world_size == 1:
+        return function()
+    answer: list[Any] = [None, None]
+    if args.process_index == 0:
+        try:
+            answer[0] = function()
+        except Exception as error:
+            answer[1] = error
+    broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise answer[1]
+    given: T = answer[0]
+    return given
+
+
+@contextmanager
+def preserved_randomness(device: torch.device) -> Iterator[None]:
+    """What is drawn within it does not change what is drawn after it: by torch on the CPU and this device, by numpy
+    and by Python."""
+    of_numpy, of_python = np.random.get_state(), random.getstate()
+    accelerator = device.type not in ("cpu", "meta")
+    kind = device.type if accelerator else "cuda"
+    try:
+        with torch.random.fork_rng([device] if accelerator else [], device_type=kind):
+            yield
+    finally:
+        np.random.set_state(of_numpy)
+        random.setstate(of_python)
 
 
 @contextmanager

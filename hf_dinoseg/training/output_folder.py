@@ -1,54 +1,16 @@
-"""The output folder: whether a run may use it, from which checkpoint it goes on, and which checkpoints are whole."""
+"""The output folder: whether a run may use it, who is at work in it, and from which checkpoint it goes on."""
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-
 from ..checkpoint import RECIPE_FILE
 from ..errors import RunError
-from .manifest import MANIFEST_FILE, Manifest
-
-logger = logging.getLogger(__name__)
-
-_CHECKPOINT = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The `checkpoint-<step>` folders in `folder`, newest step first, torn ones among them."""
-    found = [(int(m.group(1)), p) for p in folder.glob("*") if p.is_dir() and (m := _CHECKPOINT.fullmatch(p.name))]
-    return [path for _, path in sorted(found, reverse=True)]
-
-
-def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint is there from end to end: the Trainer writes its state last, and what it deletes may have
-    lost its weights first."""
-    try:
-        json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
-        for file in checkpoint.glob("*.safetensors"):
-            with safe_open(file, framework="pt"):  # reads the header, and compares it with the file's length
-                pass
-    except (OSError, ValueError, SafetensorError):
-        return False
-    # sharded by FSDP or DeepSpeed, weights are in folders of their own
-    return any(checkpoint.glob("*.safetensors")) or any(path.is_dir() for path in checkpoint.iterdir())
-
-
-def newest_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that training can resume from; torn ones are passed over with a warning."""
-    for checkpoint in checkpoints(folder):
-        if is_whole(checkpoint):
-            return checkpoint
-        logger.warning("%s was not written to its end and is ignored.", checkpoint)
-    return None
+from .checkpoints import CheckpointManifest, checkpoints, newest_whole_checkpoint, step_of
+from .lock import FolderLock
+from .manifest import LOCK_FILE, MANIFEST_FILE, Manifest
 
 
 def inspect(folder: Path, *, resume: bool, overwrite: bool) -> Path | None:
@@ -58,23 +20,31 @@ def inspect(folder: Path, *, resume: bool, overwrite: bool) -> Path | None:
         The checkpoint to resume from, or None for a run from the start.
 
     Raises:
-        RunError: if the folder holds another run and neither `resume` nor `overwrite` was asked for, if it holds
-            files that no run has listed as its own, or if there is nothing to resume.
+        RunError: if another process trains there, if the folder holds another run and neither `resume` nor
+            `overwrite` was asked for, if it holds files that no run has listed as its own, or if there is nothing to
+            resume.
     """
+    _check_folder(folder, resume=resume, overwrite=overwrite)
+    FolderLock(folder).check()
+    if not resume:
+        return None
+    if found := newest_whole_checkpoint(folder):
+        return found
+    used = folder.is_dir() and any(folder.iterdir())
+    raise RunError(
+        f"{folder} holds no whole checkpoint to resume from. Start the run without --resume"
+        + (", and if the folder is not accepted then, with --overwrite." if used else ".")
+    )
+
+
+def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
         raise RunError("--resume goes on with a run and --overwrite deletes it; give one of the two.")
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file; training.output_dir names a folder.")
-    used = folder.is_dir() and any(folder.iterdir())
-    if resume:
-        if found := newest_whole_checkpoint(folder) if used else None:
-            return found
-        raise RunError(
-            f"{folder} holds no whole checkpoint to resume from. Start the run without --resume"
-            + (", and if the folder is not accepted then, with --overwrite." if used else ".")
-        )
-    if not used:
-        return None
+    used = folder.is_dir() and any(path.name != LOCK_FILE for path in folder.iterdir())
+    if resume or not used:
+        return
     manifest = Manifest.load(folder)
     if manifest is None:
         raise RunError(_unknown(folder, overwrite))
@@ -88,31 +58,48 @@ def inspect(folder: Path, *, resume: bool, overwrite: bool) -> Path | None:
             f"{folder} holds what its run did not make: {_some(strangers)}. Nothing was deleted. Move it to another "
             "place, or choose another folder for the run: training.output_dir=…"
         )
-    return None
 
 
 def claim(folder: Path, *, resume: bool, overwrite: bool) -> Manifest:
-    """Make `folder` this run's own: created, and emptied of the run that it replaces, or of one that came to no step.
-    Called by one process, as late as possible: a run that cannot start then deletes nothing.
+    """Make `folder` this run's own: created, locked, and emptied of the run that it replaces, or of one that came to no
+    step. Called by one process, as late as possible: a run that cannot start then deletes nothing.
 
     Returns:
         The list of what the run makes, which is in the folder now; of a run that is resumed, the list that it has.
+        The folder is this process's until `Manifest.release`.
 
     Raises:
         RunError: as `inspect`, or if the folder cannot be written.
     """
-    inspect(folder, resume=resume, overwrite=overwrite)
+    _check_folder(folder, resume=resume, overwrite=overwrite)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        earlier = Manifest.load(folder)
-        if earlier is not None and not resume:
-            earlier.delete()
-        manifest = earlier if earlier is not None and resume else Manifest(folder)
-        manifest.begun = manifest.begun or resume
-        manifest.save()
+        lock = FolderLock(folder)
+        lock.acquire()
+        try:
+            _check_folder(folder, resume=resume, overwrite=overwrite)  # which may have changed before it was locked
+            earlier = Manifest.load(folder)
+            if earlier is not None and not resume:
+                earlier.delete()
+            manifest = earlier if earlier is not None and resume else Manifest(folder)
+            manifest.begun = manifest.begun or resume
+            manifest.hold(lock)
+            if earlier is None and resume:
+                _seal_unlisted(folder, manifest)
+        except BaseException:
+            lock.release()
+            raise
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {error.strerror}. Choose another training.output_dir.") from error
     return manifest
+
+
+def _seal_unlisted(folder: Path, manifest: Manifest) -> None:
+    """Give the checkpoints of a run of version 0.1 manifests: it is a run of this version now."""
+    for checkpoint in checkpoints(folder):
+        if not (checkpoint / MANIFEST_FILE).exists():
+            processes = len(list(checkpoint.glob("rng_state*.pth")))
+            CheckpointManifest(manifest.run_id, step_of(checkpoint), max(processes, 1)).seal(checkpoint)
 
 
 def check_apart(folder: Path, inputs: Mapping[str, str | Path]) -> None:

@@ -10,8 +10,12 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +28,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import SaveStrategy
 
 from ..data import (
     EvalDataset,
@@ -48,14 +53,20 @@ from ..inference.predict import predict_images
 from ..labels import LabelSpace
 from ..losses import Loss
 from ._compat import without_autocast
-from .callbacks import AverageCallback, BegunCallback, ClockCallback, EpochCallback, HeadSchedule
+from .callbacks import AverageCallback, BegunCallback, ClockCallback, EpochCallback, HeadSchedule, PickUpCallback
+from .checkpoints import CheckpointManifest, checkpoint_name, fault_of, newest_whole_checkpoint, rotate
 from .defaults import as_items, find_label_space, find_processor, settle_arguments
-from .distributed import average_buffers, synchronise_batch_norms, whole_on_each_process
+from .distributed import (
+    average_buffers,
+    on_first_process,
+    preserved_randomness,
+    synchronise_batch_norms,
+    whole_on_each_process,
+)
 from .log_images import show_evaluation
-from .manifest import Manifest
+from .manifest import MANIFEST_FILE, Manifest
 from .optimizer import Decays, one_cycle_schedule, parameter_groups, two_stage_schedule, warmup_one_cycle_schedule
-from .output_folder import newest_whole_checkpoint
-from .signals import SIGNALS, Preempted, SaveOnSignal
+from .signals import Preempted, Stopper, StopRequested, shield_workers
 from .step_log import StepLog
 from .weights import OwnWeights
 
@@ -64,6 +75,7 @@ logger = logging.getLogger(__name__)
 CROP_SIZE = 512  # of images that come without a recipe
 STREAM_FILE = "stream_{}.json"  # in a checkpoint, one a process
 MAX_BROKEN_BATCHES = 10  # one after another, until a run stops: now and then one is overcome, in fp16 above all
+_BY_METRIC = ("reduce_lr_on_plateau", "greedy")  # schedules that an evaluation moves
 # In the RuntimeError with which torch.save tells that a file cannot be written.
 _TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "inline_container", "iostream")
 
@@ -107,6 +119,7 @@ class DinoSegTrainer(Trainer):
         warmup_one_cycle: `optimizer.warmup_one_cycle_schedule` in its place.
         weight_decay_on: what weight decay applies to; see `optimizer.parameter_groups`.
         ema_decay: of a running average of the weights, evaluated and saved in their stead; None keeps none.
+        stopper: what ends the run before its last step.
 
     Raises:
         RunError: if weights that differ from those saved (average, LoRA) would be spread over processes.
@@ -139,6 +152,7 @@ class DinoSegTrainer(Trainer):
         warmup_one_cycle: bool = False,
         weight_decay_on: Decays = "weights",
         ema_decay: float | None = None,
+        stopper: Stopper | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         settle_arguments(args)
@@ -196,27 +210,68 @@ class DinoSegTrainer(Trainer):
         self._broken_in_a_row = 0  # batches with matching costs that are NaN or infinite
         self._manifest: Manifest | None = None
         self._resumed_from: Path | None = None
-        self._signals = SaveOnSignal()
-        for callback in (AverageCallback(self.own_weights), ClockCallback(self.step_log), self._signals):
+        self._settings: dict[str, Any] = {}
+        self._data: dict[str, Any] = {}
+        self._new_rates = False
+        self._saved_step: int | None = None  # of the checkpoint that was written, or resumed from, last
+        self.stopper = stopper or Stopper()
+        own: list[TrainerCallback] = [AverageCallback(self.own_weights), ClockCallback(self.step_log), self.stopper]
+        for callback in [*own, PickUpCallback(self._pick_up)]:
             self.add_callback(callback)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; in the end the model has the weights that were evaluated and saved.
 
         Raises:
-            Preempted: after SIGTERM or Ctrl-C, once a checkpoint is saved.
+            Preempted: if the stopper ended it, once a checkpoint is saved.
         """
+        if resume_from_checkpoint is True and (newest := newest_whole_checkpoint(Path(str(self.args.output_dir)))):
+            resume_from_checkpoint = str(newest)
         self._resumed_from = Path(resume_from_checkpoint) if isinstance(resume_from_checkpoint, str) else None
-        with self._signals as signals:
-            result = super().train(resume_from_checkpoint, *args, **kwargs)
-        if signals.stopped_at is not None:
-            raise Preempted(
-                f"ended by {SIGNALS[signals.stopped_by]} after step {signals.stopped_at}; the checkpoint is in "
-                f"{self.args.output_dir}. Go on with --resume.",
-                signals.stopped_by,
-            )
+        with self.stopper:
+            try:
+                result = super().train(resume_from_checkpoint, *args, **kwargs)
+            except Preempted as preempted:
+                self.callback_handler.on_train_end(self.args, self.state, self.control)  # loggers are closed by it
+                # the loops that it came through hold loaders, whose workers are waited for otherwise when all ends
+                for error in (preempted, preempted.__context__):
+                    traceback.clear_frames(error.__traceback__ if error else None)
+                raise
         self.own_weights.settle()
         return result
+
+    def _pick_up(self) -> None:
+        """When all is loaded and the first step is next: correct what a checkpoint's state says otherwise."""
+        state = self.state
+        state.compute_steps(self.args, state.max_steps)  # when to log, evaluate and save is for the arguments to say
+        self._saved_step = None
+        if self._resumed_from is None:
+            return
+        if self._resumed_from.name == checkpoint_name(state.global_step):
+            self._saved_step = state.global_step
+        state.best_model_checkpoint = self._best_checkpoint()
+        record = on_first_process(self.args, lambda: _manifest_of(self._resumed_from))
+        measured = any("eval_runtime" in entry and entry["step"] == state.global_step for entry in state.log_history)
+        if record is not None and record.evaluation_due and not measured:
+            try:
+                self._determine_best_metric(metrics=self._evaluate(None, None), trial=None)
+            except StopRequested:
+                raise self._preempted() from None
+            self._save_checkpoint(self.model_wrapped, None)
+
+    def _best_checkpoint(self) -> str | None:
+        """Where the best checkpoint so far is: in this run's folder, wherever that was when it was saved. One that is
+        not whole any more is forgotten."""
+        state = self.state
+        if not state.best_global_step:
+            return None
+        best = Path(str(self.args.output_dir)) / checkpoint_name(state.best_global_step)
+        listed = self._resumed_from is None or (self._resumed_from / MANIFEST_FILE).exists()
+        if best == self._resumed_from or not (fault := on_first_process(self.args, lambda: _fault(best, listed))):
+            return str(best)
+        logger.warning("%s, the best checkpoint so far, %s: the best one is sought anew from here on.", best, fault)
+        state.best_global_step = state.best_metric = None
+        return None
 
     # ------------------------------------------------------------------ data
 
@@ -224,7 +279,9 @@ class DinoSegTrainer(Trainer):
         """As `Trainer`'s; a stream divides itself among processes and workers, and is not divided once more."""
         args = self.args
         if not isinstance(self.train_dataset, StreamingSegmentationDataset):
-            return super().get_train_dataloader()
+            loader = super().get_train_dataloader()
+            shield_workers(loader)
+            return loader
         self._stream = StreamLoader(
             self.train_dataset,
             args.train_batch_size,
@@ -237,6 +294,7 @@ class DinoSegTrainer(Trainer):
             multiprocessing_context=args.dataloader_multiprocessing_context,
             generator=torch.Generator(),
         )
+        shield_workers(self._stream)
         if self._resumed_from is not None:
             path = self._resumed_from / STREAM_FILE.format(args.process_index)
             if not path.exists():  # more processes than before; the first one's file says how many there were
@@ -247,9 +305,11 @@ class DinoSegTrainer(Trainer):
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         train_collator, self.data_collator = self.data_collator, collate_eval
         try:
-            return super().get_eval_dataloader(eval_dataset)
+            loader = super().get_eval_dataloader(eval_dataset)
         finally:
             self.data_collator = train_collator
+        shield_workers(loader)
+        return loader
 
     def _note_skipped(self, skipped: Iterable[Sequence[str]]) -> None:
         for name, reason in skipped:
@@ -355,6 +415,39 @@ class DinoSegTrainer(Trainer):
             self.lr_scheduler = schedule
         return super().create_scheduler(num_training_steps, optimizer)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As `Trainer`'s. With other rates than the checkpoint's, the optimiser keeps its state and gets the new ones,
+        and the schedule is where it would be had it been this one from the first step on.
+
+        Raises:
+            RunError: with DeepSpeed, which has rates of its own.
+        """
+        if not self._new_rates:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        if self.is_deepspeed_enabled:
+            raise RunError(
+                "With DeepSpeed, learning rates and schedules cannot change on --resume; write those before."
+            )
+        groups: Any = self.optimizer.param_groups  # type: ignore[union-attr]
+        rates = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+        schedule: Any = self.lr_scheduler
+        begun = deepcopy(schedule.state_dict())
+        super()._load_optimizer_and_scheduler(checkpoint)
+        steps = schedule.last_epoch
+        for group, new in zip(self.optimizer.param_groups, rates, strict=True):  # type: ignore[union-attr]
+            group.update(new)
+        schedule.load_state_dict(begun)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch misses the optimiser's steps, which were done before
+            for _ in range(steps):
+                schedule.step()
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """As `Trainer`'s; a run that went on from fp16 to bf16 has no use for the scale of gradients."""
+        if getattr(self.accelerator, "scaler", None) is not None:
+            super()._load_scaler(checkpoint)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As `Trainer.log`, with what `StepLog` says and each part's learning rate; `learning_rate` is the head's."""
         if "loss" in logs:
@@ -391,8 +484,19 @@ class DinoSegTrainer(Trainer):
         if self.args.world_size > 1:
             average_buffers(self.own_weights.model)
         shown, whole = self.own_weights.shown(), whole_on_each_process(self.own_weights.model, self.deepspeed)
-        with self.step_log.paused(), self.filling(folder), shown, whole:
-            metrics: dict[str, float] = super().evaluate(dataset, ignore_keys, metric_key_prefix)
+        # a run that was interrupted here, and evaluates on being resumed, draws what it would have drawn
+        randomness = preserved_randomness(self.args.device)
+        with self.step_log.paused(), self.filling(folder), randomness, shown, whole:
+            try:
+                metrics: dict[str, float] = super().evaluate(dataset, ignore_keys, metric_key_prefix)
+            except StopRequested:
+                if self.is_in_train:
+                    raise
+                raise Preempted(
+                    f"ended by {self.stopper.reason} while the finished model was measured; its checkpoints are in "
+                    f"{self.args.output_dir}. Go on with --resume.",
+                    self.stopper.stopped_by,
+                ) from None
         if self.streamed.matrix is not None and self.is_world_process_zero():
             logger.info(
                 "%smean IoU %.4f on %d images\n%s",
@@ -463,25 +567,50 @@ class DinoSegTrainer(Trainer):
 
     # ------------------------------------------------------------------ checkpoints
 
-    def keep(self, manifest: Manifest | None) -> None:
-        """List in a manifest what is written; on the first process alone, the others give None."""
-        self._manifest = manifest
+    def keep(
+        self,
+        manifest: Manifest | None,
+        *,
+        settings: dict[str, Any] | None = None,
+        data: dict[str, Any] | None = None,
+        new_rates: bool = False,
+        begun: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        """List in a manifest what is written; on the first process alone, the others give None.
+
+        Args:
+            settings, data: what is in force, and the fingerprint of the data, for the manifests of checkpoints.
+            new_rates: learning rates, their schedule, or the optimiser's constants differ from those of the checkpoint
+                that is resumed from.
+            begun: called by the first process once training runs, with the step that it runs from.
+        """
+        self._manifest, self._settings, self._data, self._new_rates = manifest, settings or {}, data or {}, new_rates
         if manifest is not None:
-            self.add_callback(BegunCallback(manifest))
+            self.add_callback(BegunCallback(manifest, begun))
 
     @contextmanager
-    def filling(self, folder: Path) -> Iterator[None]:
+    def filling(self, folder: Path, then: Callable[[], CheckpointManifest] | None = None) -> Iterator[None]:
         """A folder that all processes write files into. Nothing is written before the manifest names it, and it is
-        listed when all have done their part."""
+        listed when all have done their part.
+
+        Args:
+            then: what the first process does with it before it is listed.
+        """
         manifest = self._manifest
         inside = manifest is not None and folder.is_relative_to(manifest.folder)
+        name = folder.relative_to(manifest.folder).as_posix() if manifest is not None and inside else ""
         if manifest is not None and inside:
-            manifest.begin(folder.relative_to(manifest.folder).as_posix())
+            manifest.begin(name)
         self.accelerator.wait_for_everyone()
         yield
         self.accelerator.wait_for_everyone()
+        known = {}
+        if then is not None and self.is_world_process_zero():
+            known = {f"{name}/{path}": entry for path, entry in then().files.items()}
         if manifest is not None and inside:
-            manifest.finish(folder.relative_to(manifest.folder).as_posix())
+            manifest.finish(name, known=known)
+        if then is not None:  # or a process could be over, and its launcher end the others, while the first one hashes
+            self.accelerator.wait_for_everyone()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As `Trainer.save_model`, of the weights that are evaluated. Where FSDP saves checkpoints in shards, the
@@ -504,23 +633,87 @@ class DinoSegTrainer(Trainer):
         if self.args.should_save:
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """As `Trainer._save_checkpoint`. One that cannot be written is taken away, so that what is left is whole.
+    def _maybe_log_save_evaluate(
+        self, tr_loss: torch.Tensor, grad_norm: Any, model: nn.Module, trial: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """As `Trainer`'s, but saves before it evaluates: what was learned does not wait for what is measured. An
+        evaluation that did not come to its end is made good for when the run is resumed.
+
+        Raises:
+            Preempted: if the run is to end, once the step is saved.
+        """
+
+        def as_trainer(evaluate: bool, save: bool) -> None:
+            self.control.should_evaluate, self.control.should_save = evaluate, save
+            super(DinoSegTrainer, self)._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
+
+        evaluate, save = self.control.should_evaluate, self.control.should_save
+        if self.stopper.stopped_by:
+            as_trainer(evaluate=False, save=False)
+            at_end = self.args.eval_strategy == "epoch" and abs(self.state.epoch - round(self.state.epoch)) < 1e-6
+            self._save_checkpoint(model, trial, evaluation_due=evaluate or at_end)
+            raise self._preempted()
+        if not evaluate:
+            return as_trainer(evaluate, save)
+        as_trainer(evaluate=False, save=False)
+        # where the metric moves the learning rate or decides on saving, saving comes after it
+        after = self.args.lr_scheduler_type in _BY_METRIC or self.args.save_strategy == SaveStrategy.BEST
+        if save and not after:
+            self._save_checkpoint(model, trial, evaluation_due=True)
+        try:
+            as_trainer(evaluate=True, save=save)
+        except StopRequested:
+            if not save or after:
+                self._save_checkpoint(model, trial, evaluation_due=True)
+            raise self._preempted() from None
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """As `Trainer`'s, which does one step more where a run is resumed within an epoch, all steps of which are
+        done."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+        else:
+            self.control.should_training_stop = True
+
+    def _preempted(self) -> Preempted:
+        return Preempted(
+            f"ended by {self.stopper.reason} after step {self.state.global_step}; the checkpoint is in "
+            f"{self.args.output_dir}. Go on with --resume.",
+            self.stopper.stopped_by,
+        )
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any, evaluation_due: bool = False) -> None:
+        """As `Trainer._save_checkpoint`, with a manifest. Of a step that is saved already, the evaluation is added. One
+        that cannot be written is taken away, so that what is left is whole.
 
         Raises:
             RunError: naming the folder and the newest checkpoint before.
         """
-        if self.args.world_size > 1:  # or a resumed run would have the first process's everywhere
-            average_buffers(self.own_weights.model)
-        folder = Path(str(self.args.output_dir))
-        torn = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        step, folder = self.state.global_step, Path(str(self.args.output_dir))
+        torn = folder / checkpoint_name(step)
+        if self._saved_step == step and (torn / MANIFEST_FILE).exists():
+            self._add_evaluation(torn)
+            return
         try:
-            with self.step_log.paused(), self.filling(torn):
-                if self._stream is not None:
-                    torn.mkdir(parents=True, exist_ok=True)
-                    place = json.dumps(self._stream.state_dict())
-                    (torn / STREAM_FILE.format(self.args.process_index)).write_text(place, encoding="utf-8")
-                super()._save_checkpoint(model, trial)
+            if self.args.world_size > 1:  # or a resumed run would have the first process's everywhere
+                average_buffers(self.own_weights.model)
+            if self.is_world_process_zero() and torn.exists():  # of a future that a resume gave up
+                (torn / MANIFEST_FILE).unlink(missing_ok=True)
+                if self._manifest is not None:
+                    self._manifest.delete(torn.name)
+            limit, self.args.save_total_limit = self.args.save_total_limit, None  # the Trainer would go by file times
+            try:
+                with self.step_log.paused(), self.filling(torn, lambda: self._seal(torn, evaluation_due)):
+                    if self._stream is not None:
+                        torn.mkdir(parents=True, exist_ok=True)
+                        place = json.dumps(self._stream.state_dict())
+                        (torn / STREAM_FILE.format(self.args.process_index)).write_text(place, encoding="utf-8")
+                    super()._save_checkpoint(model, trial)
+            finally:
+                self.args.save_total_limit = limit
+            self._saved_step = step
+            if not evaluation_due:
+                self._rotate()
         except (OSError, SafetensorError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not any(word in str(error) for word in _TORCH_CANNOT_WRITE):
                 raise
@@ -530,6 +723,64 @@ class DinoSegTrainer(Trainer):
                 f"{torn} could not be written ({str(error).splitlines()[0]}). Make room there, or permit writing, and "
                 + (f"go on with --resume from {left.name}." if left else "start again: no checkpoint was saved before.")
             ) from error
+
+    def _seal(self, checkpoint: Path, evaluation_due: bool) -> CheckpointManifest:
+        (checkpoint / TRAINER_STATE_NAME).write_text(self._state_text(), encoding="utf-8")
+        best = self.state.best_global_step
+        record = CheckpointManifest(
+            self._manifest.run_id if self._manifest else None,
+            self.state.global_step,
+            self.args.world_size,
+            resumable=not self.args.save_only_model,
+            evaluation_due=evaluation_due,
+            best=checkpoint_name(best) if best else None,
+            settings=self._settings,
+            data=self._data,
+        )
+        record.seal(checkpoint)
+        return record
+
+    def _add_evaluation(self, checkpoint: Path) -> None:
+        """Bring the state and the manifest of a checkpoint up to date after the evaluation that followed it.
+
+        Raises:
+            RunError: if that cannot be written; the checkpoint stays whole.
+        """
+        best = self.state.best_global_step
+        if best:
+            self.state.best_model_checkpoint = str(checkpoint.with_name(checkpoint_name(best)))
+        if self.is_world_process_zero():
+            states: Any = self.state.stateful_callbacks
+            for callback in [*self.callback_handler.callbacks, self.control]:
+                name = type(callback).__name__
+                if isinstance(callback, ExportableState) and not isinstance(states.get(name), list):
+                    states[name] = callback.state()
+            try:
+                record = CheckpointManifest.load(checkpoint)
+                record.evaluation_due, record.best = False, checkpoint_name(best) if best else None
+                if self._manifest is not None:
+                    self._manifest.best = record.best
+                    self._manifest.begin(checkpoint.name)
+                record.replace(checkpoint, TRAINER_STATE_NAME, self._state_text())
+                if self._manifest is not None:
+                    known = {f"{checkpoint.name}/{path}": entry for path, entry in record.files.items()}
+                    self._manifest.finish(checkpoint.name, known=known)
+            except OSError as error:
+                raise RunError(
+                    f"{checkpoint}: what was measured could not be added to it ({error}). It is whole: make room "
+                    "there, or permit writing, and go on with --resume."
+                ) from error
+        self._rotate()
+
+    def _state_text(self) -> str:
+        """The state as its file has it, but without the path of the best checkpoint: a run may be moved or copied, and
+        the best one is named by its step."""
+        return json.dumps({**asdict(self.state), "best_model_checkpoint": None}, indent=2, sort_keys=True) + "\n"
+
+    def _rotate(self) -> None:
+        if self.args.should_save:
+            folder, state = Path(str(self.args.output_dir)), self.state
+            rotate(folder, self.args.save_total_limit, state.global_step, state.best_global_step, self._manifest)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.own_weights.differ:
@@ -543,3 +794,14 @@ class DinoSegTrainer(Trainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The card is written by `hub.card` when training ends; the Trainer's would replace it on each push."""
+
+
+def _manifest_of(checkpoint: Path | None) -> CheckpointManifest | None:
+    try:
+        return CheckpointManifest.load(checkpoint) if checkpoint is not None else None
+    except FileNotFoundError:  # of version 0.1
+        return None
+
+
+def _fault(checkpoint: Path, listed: bool) -> str | None:
+    return fault_of(checkpoint, listed=listed) if checkpoint.is_dir() else "is gone"

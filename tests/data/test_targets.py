@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from hf_dinoseg.data import load_folder, prepare_targets, targets
+from hf_dinoseg.data import load_folder, prepare_targets, sample_digests, targets
 from hf_dinoseg.data.label_maps import read_label_map
 from hf_dinoseg.data.sources import FEATURES
 from hf_dinoseg.doctor import examine
@@ -143,6 +143,45 @@ def test_an_edited_mask_is_read_again(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0], [7], [4]], np.uint8)).save(path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
     assert prepare_targets(rows, SPACE)["class_labels"][2] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".bmp", ".png"])
+def test_an_edited_mask_is_read_again_although_size_and_time_were_kept(tmp_path: Path, suffix: str) -> None:
+    def write(path: Path, mask: np.ndarray) -> None:
+        np.save(path, mask) if suffix == ".npy" else Image.fromarray(mask).save(path)
+
+    rows = write_rows(tmp_path)
+    path = tmp_path / f"m2{suffix}"
+    write(path, MASKS[2])
+    cells = [{**row, "mask": {"path": str(path), "bytes": None}} if row["id"] == "2" else row for row in rows]
+    rows = Dataset.from_list(cells, features=FEATURES)
+    assert prepare_targets(rows, SPACE)["class_labels"][2] == [0, 2]
+    before = path.stat()
+    write(path, np.array([[0], [7], [0]], np.uint8))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert prepare_targets(rows, SPACE)["pixel_counts"][2] == [2, 1]
+    assert prepare_targets(rows, SPACE)["class_labels"][2] == [0, 2]
+
+
+@pytest.mark.parametrize("num_proc", [None, 2])
+@pytest.mark.parametrize("left", [0, 0.01, 0.5, 0.99])
+def test_a_cache_file_that_was_cut_off_heals(
+    tmp_path: Path, datasets_cache: Path, left: float, num_proc: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = write_rows(tmp_path)
+    whole = prepare_targets(rows, SPACE, num_proc)[:]
+    for path in (datasets_cache / "hf_dinoseg").glob("*.arrow"):
+        path.write_bytes(path.read_bytes()[: int(left * path.stat().st_size)])
+    for _ in range(2):
+        assert prepare_targets(rows, SPACE, num_proc)[:] == whole
+    assert caplog.text.count("are broken; masks are read again") == 1
+
+
+def test_digests_tell_label_maps_apart(tmp_path: Path) -> None:
+    masks = [MASKS[0], MASKS[0][:, ::-1].copy(), MASKS[0], MASKS[0].reshape(3, 2)]
+    a, mirrored, again, turned = sample_digests(prepare_targets(write_rows(tmp_path, masks), SPACE)).values()
+    assert a == again and len({a, mirrored, turned}) == 3
 
 
 def test_the_fingerprint_is_the_same_in_another_process(tmp_path: Path) -> None:

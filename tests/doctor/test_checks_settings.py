@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 
 from hf_dinoseg import DinoSegImageProcessor, LabelSpace
-from hf_dinoseg.doctor import check_backbone_processor, check_label_spaces, check_normalization
+from hf_dinoseg.doctor import check_backbone_processor, check_label_spaces, check_model_files, check_normalization
+from hf_dinoseg.training.checkpoints import CheckpointManifest
+from hf_dinoseg.training.manifest import Manifest
 
 
 def test_processors_that_agree_are_no_finding(tmp_path):
@@ -49,6 +51,30 @@ def test_a_backbone_of_the_hub_by_its_cached_file_or_its_name(tmp_path, monkeypa
     for name in ("owner/name", satellite):
         [found] = check_backbone_processor(ours, name)
         assert "[0.500, 0.500, 0.500] there" in found.seen
+
+
+def test_model_files_that_are_not_as_the_run_wrote_them(tmp_path):
+    assert check_model_files(tmp_path) == []  # nothing is known of them
+    for name in ("model.safetensors", "config.json", "README.md"):
+        (tmp_path / name).write_text("as written")
+    manifest = Manifest(tmp_path)
+    manifest.finish("model.safetensors", "config.json", "README.md")
+    assert check_model_files(tmp_path) == []
+    (tmp_path / "README.md").write_text("the owner's words")
+    assert check_model_files(tmp_path) == []
+    (tmp_path / "config.json").write_text("other words")
+    [found] = check_model_files(tmp_path)
+    assert (found.level, found.code) == ("warning", "checkpoint-files-changed") and "config.json" in found.seen
+    (tmp_path / "model.safetensors").write_text("as writtem")
+    [found] = check_model_files(tmp_path)
+    assert found.level == "error" and "model.safetensors" in found.seen
+    manifest.begin("model*.safetensors")
+    [found] = check_model_files(tmp_path)
+    assert found.level == "error" and "not over" in found.seen
+    CheckpointManifest("a", 4, 1).seal(tmp_path)  # a checkpoint's
+    assert check_model_files(tmp_path) == []
+    (tmp_path / "model.safetensors").unlink()
+    assert [found.level for found in check_model_files(tmp_path)] == ["error"]
 
 
 def test_label_spaces_of_checkpoint_and_recipe():

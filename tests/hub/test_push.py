@@ -45,6 +45,16 @@ def test_what_is_meant_to_be_shared_arrives_and_nothing_else(here: HubServer, ti
     assert {p: p.stat().st_mtime_ns for p in tiny_run.rglob("*")} == before
 
 
+def test_weights_that_the_run_did_not_write_are_not_pushed(here: HubServer, copy: Path) -> None:
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8] + bytes(8))
+    result = push(copy)
+    assert result.exit_code == 1 and "model.safetensors is not as the run wrote it" in result.output
+    assert ("model", "me/retina") not in here.repos
+    (copy / "manifest.json").unlink()  # as the message says
+    assert push(copy).exit_code == 0
+
+
 def test_the_card_there_loads_from_there(here: HubServer, copy: Path) -> None:
     text = (copy / "README.md").read_text() + "\nThe owner's own words.\n"
     (copy / "README.md").write_text(text)

@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 
 from hf_dinoseg.errors import RecipeError
 from hf_dinoseg.labels import LabelSpace
-from hf_dinoseg.recipe import FolderData, Recipe, SyntheticRetinaData, load_recipe, training_arguments
+from hf_dinoseg.recipe import FolderData, Recipe, SyntheticRetinaData, load_recipe, seconds, training_arguments
 from hf_dinoseg.recipe.schema_training import OWN, training_fields
 from hf_dinoseg.recipe.yaml_format import parse_yaml
 
@@ -135,6 +135,10 @@ def test_numbers_that_follow_from_batch_and_steps_and_what_is_written_wins(
     assert {key: recipe.training.get(key) for key in expected} == expected
     monkeypatch.setenv("WORLD_SIZE", "2")  # the numbers stand in the resolved recipe, and no longer follow
     assert Recipe.from_dict(recipe.to_dict()).training == recipe.training
+
+
+def test_durations() -> None:
+    assert [seconds(text) for text in ("90s", "1.5m", "3.5h", "1d 12h", None)] == [90, 90, 12600, 129600, None]
 
 
 def test_every_field_of_training_arguments_is_known() -> None:
@@ -333,6 +337,8 @@ learning_rate: 3
         ("training.label_smoothing_factor=0.1", ["training.label_smoothing_factor", "because"]),
         ("training.resume_from_checkpoint=true", ["training.resume_from_checkpoint", "--resume"]),
         ("training.warmup_ratio=0.1", ["training.warmup_ratio", "warmup_steps"]),
+        ("training.max_time=3 hours", ["training.max_time", "no duration", "3.5h"]),
+        ("training.stop_within=0s", ["training.stop_within", "no duration"]),
         # sections that contradict themselves or one another
         ("model.num_labels=3", ["model.num_labels: 3", "2 classes", "[255] are void"]),
         ("labels.reduce_zero_label=true", ["labels: `reduce_zero_label: true` makes id 0 void"]),

@@ -24,13 +24,13 @@ def _evaluate(checkpoint, *launcher):
     return json.loads(done.stdout)
 
 
-def test_three_images_on_two_processes_give_the_figures_of_one(tiny_run):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
-    two = _evaluate(tiny_run, *launcher)
+def test_three_images_on_three_processes_give_the_figures_of_one(tiny_run):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "--no-python"]
+    three = _evaluate(tiny_run, *launcher)
     one = json.loads((tiny_run / "metrics.json").read_text())
-    assert two["num_images"] == one["num_images"] == 3
+    assert three["num_images"] == one["num_images"] == 3
     differ = {"seconds_per_image", "step", "train_images", "seconds", "hardware"}  # of the run, not of the predictions
-    assert {k: v for k, v in two.items() if k not in differ} == {k: v for k, v in one.items() if k not in differ}
+    assert {k: v for k, v in three.items() if k not in differ} == {k: v for k, v in one.items() if k not in differ}
     assert one["mean_iou_interval"][0] <= one["mean_iou"] <= one["mean_iou_interval"][1]
     assert 0 < one["mean_boundary_iou"] < 1 and 0 < one["expected_calibration_error"] < 1
 

@@ -1,5 +1,6 @@
 """Real runs: what each leaves can be overwritten, and what is somebody else's is never touched."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -20,7 +21,8 @@ from hf_dinoseg.hub.push import shared_files
 from hf_dinoseg.run import evaluate, train
 from hf_dinoseg.testing.dry_run import dry_run
 from hf_dinoseg.training import DinoSegTrainer
-from hf_dinoseg.training.manifest import MANIFEST_FILE, Manifest
+from hf_dinoseg.training.checkpoints import CheckpointManifest
+from hf_dinoseg.training.manifest import LOCK_FILE, MANIFEST_FILE, Manifest, record_file
 from hf_dinoseg.training.output_folder import claim, inspect
 
 ROOT = Path(__file__).parents[2]
@@ -36,9 +38,11 @@ def _bytes(folder):
 
 def _assert_all_is_listed(folder):
     manifest = Manifest.load(folder)
-    assert set(manifest.files) | {MANIFEST_FILE} == _files(folder)
-    assert all((folder / name).stat().st_size == size for name, size in manifest.files.items())
-    assert manifest.in_progress == [] and manifest.begun and manifest.strangers() == []
+    assert set(manifest.files) | {MANIFEST_FILE, LOCK_FILE} == _files(folder)
+    for name, entry in manifest.files.items():
+        content = (folder / name).read_bytes()
+        assert entry == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}, name
+    assert manifest.holder is None and manifest.in_progress == [] and manifest.begun and manifest.strangers() == []
 
 
 # ---------------------------------------------------------------------- a user's files
@@ -123,13 +127,13 @@ def test_images_that_a_table_lists_inside_the_output_folder_are_found(project):
     before = _bytes(project)
     recipe = load_recipe("recipe.yaml", ["training.output_dir=out/masks", TABLE])
     for way in ({}, {"overwrite": True}, {"resume": True}):
-        Manifest(project / "out" / "masks", files={"val/c.png": 1}, begun="resume" in way).save()
+        listed = {"val/c.png": record_file(project / "out" / "masks" / "val" / "c.png")}
+        Manifest(project / "out" / "masks", files=listed, begun="resume" in way).save()
         if "resume" in way:
             checkpoint = project / "out" / "masks" / "checkpoint-2"
             checkpoint.mkdir()
             (checkpoint / "trainer_state.json").write_text("{}")
-            (checkpoint / "weights").mkdir()
-            (project / "out" / "masks" / "recipe.yaml").write_text(recipe.to_yaml())
+            CheckpointManifest("a", 2, 1, settings=recipe.to_dict()).seal(checkpoint)
         with pytest.raises(RunError, match=r"(masks of|strangers|did not make)"):
             train(recipe, **way)
     assert {name: data for name, data in _bytes(project).items() if name in before} == before
@@ -150,7 +154,7 @@ def test_all_that_a_run_leaves_is_listed_and_goes(tmp_path, write_tiny_recipe):
     assert (folder / "runs").is_dir() and len(list(folder.glob("checkpoint-*"))) == 1
     first = Manifest.load(folder).run_id
     assert MANIFEST_FILE not in {path.name for path in shared_files(folder)}  # it is of this folder, not of the model
-    assert not list(folder.glob(f"*/**/{MANIFEST_FILE}"))
+    assert [path.parent for path in folder.glob(f"*/**/{MANIFEST_FILE}")] == list(folder.glob("checkpoint-*"))
     evaluate(str(folder), output=str(tmp_path / "measured"))
     assert not (tmp_path / "measured" / MANIFEST_FILE).exists()
 
@@ -179,7 +183,7 @@ def _wait(process, happened):
 
 
 MOMENTS = {
-    "before the first step": lambda f: (f / MANIFEST_FILE).exists(),
+    "before the first step": lambda f: (f / MANIFEST_FILE).exists() and Manifest.load(f).in_progress,
     "while a checkpoint is saved": lambda f: (f / "checkpoint-4").exists(),
     "while panels are drawn": lambda f: any(f.glob("panels/step-000004/*.png")),
     "at the end": lambda f: (f / "config.json").exists(),
@@ -207,7 +211,7 @@ def test_a_run_that_was_killed_can_be_overwritten(tmp_path, write_tiny_recipe, m
         assert left.run_id == manifest.run_id and left.strangers() == []
         assert "model.safetensors" in left.files and left.in_progress == []
     claim(folder, resume=False, overwrite=True)
-    assert _files(folder) == {MANIFEST_FILE}
+    assert _files(folder) == {MANIFEST_FILE, LOCK_FILE}
 
 
 # ---------------------------------------------------------------------- what fails before the first step
@@ -223,7 +227,7 @@ def test_what_fails_before_the_first_step_leaves_no_run(tmp_path, write_tiny_rec
     with pytest.raises(MemoryError):
         train(recipe)
     monkeypatch.undo()
-    assert (tmp_path / "run" / "recipe.yaml").exists()
+    assert not (tmp_path / "run" / "recipe.yaml").exists()  # it says what training ran with
     train(recipe)  # without --overwrite
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["num_images"] == 3
     _assert_all_is_listed(tmp_path / "run")

@@ -6,21 +6,23 @@ import torch
 from safetensors.torch import save
 
 from hf_dinoseg.errors import RunError
-from hf_dinoseg.training.manifest import MANIFEST_FILE, Manifest
-from hf_dinoseg.training.output_folder import check_apart, claim, inspect, newest_whole_checkpoint
+from hf_dinoseg.training.checkpoints import CheckpointManifest
+from hf_dinoseg.training.manifest import LOCK_FILE, MANIFEST_FILE, Manifest
+from hf_dinoseg.training.output_folder import check_apart, claim, inspect
 
 WEIGHTS = save({"w": torch.zeros(3)})
+OWN = {MANIFEST_FILE, LOCK_FILE}
 
 
-def _run(folder, steps, torn=()):
+def _run(folder, steps):
     folder.mkdir()
     (folder / "recipe.yaml").write_text("labels: {}\n")
     for step in steps:
         checkpoint = folder / f"checkpoint-{step}"
         checkpoint.mkdir()
         (checkpoint / "model.safetensors").write_bytes(WEIGHTS)
-        state = json.dumps({"global_step": step})
-        (checkpoint / "trainer_state.json").write_text(state[: len(state) // 2] if step in torn else state)
+        (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+        CheckpointManifest("a", step, 1).seal(checkpoint)
     manifest = Manifest(folder, begun=True)
     manifest.refresh(["recipe.yaml", *(f"checkpoint-{step}" for step in steps)])
     return folder
@@ -47,20 +49,6 @@ def test_resume_takes_the_newest_step_by_number_not_by_name(tmp_path):
     assert (folder / "checkpoint-900" / "model.safetensors").exists()
 
 
-def test_a_torn_checkpoint_is_passed_over_with_a_warning(tmp_path, caplog):
-    folder = _run(tmp_path / "run", [10, 20, 30], torn=[30])
-    (folder / "checkpoint-20" / "trainer_state.json").unlink()
-    assert newest_whole_checkpoint(folder) == folder / "checkpoint-10"
-    assert "checkpoint-30" in caplog.text and "checkpoint-20" in caplog.text
-
-
-def test_a_checkpoint_that_lost_its_weights_is_not_whole(tmp_path):
-    folder = _run(tmp_path / "run", [10, 20, 30])
-    (folder / "checkpoint-30" / "model.safetensors").write_bytes(WEIGHTS[:-1])
-    (folder / "checkpoint-20" / "model.safetensors").unlink()
-    assert newest_whole_checkpoint(folder) == folder / "checkpoint-10"
-
-
 def test_resume_without_a_checkpoint_says_how_to_start(tmp_path):
     with pytest.raises(RunError, match="without --resume"):
         inspect(tmp_path / "none", resume=True, overwrite=False)
@@ -81,7 +69,7 @@ def test_overwrite_deletes_a_run_and_leaves_nothing_but_a_new_list(tmp_path):
     assert inspect(folder, resume=False, overwrite=True) is None
     assert (folder / "checkpoint-10").exists()
     manifest = claim(folder, resume=False, overwrite=True)
-    assert [path.name for path in folder.iterdir()] == [MANIFEST_FILE]
+    assert {path.name for path in folder.iterdir()} == OWN
     assert manifest.run_id != begun.run_id and not manifest.files and not manifest.begun
 
 
@@ -139,7 +127,7 @@ def test_what_a_killed_run_was_writing_is_its_own(tmp_path):
     (folder / "model_notes.txt").unlink()
     (folder / "checkpoint-200" / "x").unlink()
     claim(folder, resume=False, overwrite=True)
-    assert {path.name for path in folder.iterdir()} == {MANIFEST_FILE, "checkpoint-200"}  # an empty folder of a user's
+    assert {path.name for path in folder.iterdir()} == {*OWN, "checkpoint-200"}  # an empty folder of a user's
 
 
 def test_what_is_finished_is_listed_file_by_file(tmp_path):
@@ -150,7 +138,10 @@ def test_what_is_finished_is_listed_file_by_file(tmp_path):
         (tmp_path / "checkpoint-5" / "w").write_bytes(b"abc")
         (tmp_path / "notes").write_text("x")
     read = Manifest.load(tmp_path)
-    assert (read.files, read.in_progress, read.run_id) == ({"checkpoint-5/w": 3}, [], manifest.run_id)
+    # of the three bytes abc, as FIPS 180-2 gives it
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert read.files == {"checkpoint-5/w": {"size": 3, "sha256": digest}}
+    assert (read.in_progress, read.run_id) == ([], manifest.run_id)
     with pytest.raises(OSError), manifest.filling("checkpoint-6"):
         raise OSError
     assert Manifest.load(tmp_path).in_progress == ["checkpoint-6"]
@@ -169,7 +160,8 @@ def test_a_broken_manifest_permits_nothing(tmp_path):
 def test_a_manifest_that_names_files_elsewhere_reaches_nothing(tmp_path):
     (tmp_path / "precious").write_text("x")
     folder = _run(tmp_path / "run", [])
-    Manifest(folder, files={"../precious": 1, "recipe.yaml": 1}, in_progress=["..", "../*"], begun=True).save()
+    files = dict.fromkeys(("../precious", "recipe.yaml"), {"size": 1, "sha256": ""})
+    Manifest(folder, files=files, in_progress=["..", "../*"], begun=True).save()
     claim(folder, resume=False, overwrite=True)
     assert (tmp_path / "precious").exists()
 
@@ -179,8 +171,9 @@ def test_a_run_that_came_to_no_step_gives_its_folder_up(tmp_path):
     manifest = claim(folder, resume=False, overwrite=False)
     manifest.begin("recipe.yaml")
     (folder / "recipe.yaml").write_text("x")
+    manifest.release()
     claim(folder, resume=False, overwrite=False)
-    assert [path.name for path in folder.iterdir()] == [MANIFEST_FILE]
+    assert {path.name for path in folder.iterdir()} == OWN
     (folder / "notes.txt").write_text("x")
     with pytest.raises(RunError, match=r"notes\.txt"):
         claim(folder, resume=False, overwrite=False)

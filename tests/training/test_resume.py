@@ -1,4 +1,5 @@
-"""A run that is killed, again and again, and resumed ends where the undisturbed run ends, to the last bit."""
+"""A run that is killed or told to end, again and again, and resumed ends where the undisturbed run ends, to the last
+bit."""
 
 import errno
 import json
@@ -18,9 +19,14 @@ from hf_dinoseg import load_recipe
 from hf_dinoseg.errors import RunError
 from hf_dinoseg.run import train
 from hf_dinoseg.training import DinoSegTrainer
+from hf_dinoseg.training.checkpoints import fault_of, newest_whole_checkpoint
+from hf_dinoseg.training.lock import is_alive
+from hf_dinoseg.training.manifest import Manifest
+from hf_dinoseg.training.output_folder import claim
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("DINOSEG_TEST_KILLS", "3"))  # 20 in the long form
+SIGNALS = [signal.SIGKILL] * 3 + [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are sent")
 
 
@@ -52,7 +58,7 @@ def _wait(process, happened):
 
 
 def _checkpoints(folder, whole):
-    return {p.name for p in folder.glob("checkpoint-*") if (p / "trainer_state.json").exists() == whole}
+    return {p.name for p in folder.glob("checkpoint-*") if (p / "manifest.json").exists() == whole}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +81,9 @@ def test_a_run_killed_again_and_again_equals_the_undisturbed_one(tmp_path, undis
     dice = random.Random(0)
     flags = []
     for kill in range(KILLS):
-        process = _start(recipe, folder, *flags)
+        number = SIGNALS[kill % len(SIGNALS)]
+        more = [f"training.dataloader_num_workers={2 * (kill % 2)}"]
+        process = _start(recipe, folder, *flags, more=more, start_new_session=True)
         before = _checkpoints(folder, whole=True)
         if kill == 0:  # within an epoch
             _wait(process, lambda: "checkpoint-4" in _checkpoints(folder, whole=True))
@@ -85,8 +93,8 @@ def test_a_run_killed_again_and_again_equals_the_undisturbed_one(tmp_path, undis
         else:  # anywhere
             _wait(process, lambda before=before: _checkpoints(folder, whole=True) - before)
             time.sleep(dice.uniform(0, 0.5))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        os.killpg(process.pid, number)
+        _finish(process, code=-number if number == signal.SIGKILL else 128 + number)
         assert not (folder / "metrics.json").exists(), "the run was over before it could be killed"
         # so that there is always something left to do, and that it begins within an epoch now and then
         for step in range(4 + 2 * dice.randrange(1, 5), 17, 2):
@@ -114,32 +122,9 @@ def test_sigterm_saves_after_the_step_and_says_so_by_its_exit_code(tmp_path, und
     _assert_same_end(folder, whole)
 
 
-def _wait_for_step(process, folder):
-    _wait(process, lambda: "checkpoint-2" in _checkpoints(folder, whole=True))
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_ctrl_c_saves_after_the_step_and_names_resume(tmp_path, undisturbed, workers):
-    recipe, whole = undisturbed
-    folder = tmp_path / "told"
-    # as from a terminal: every process of the group is told, those that load data among them
-    process = _start(recipe, folder, more=[f"training.dataloader_num_workers={workers}"], start_new_session=True)
-    _wait_for_step(process, folder)
-    os.killpg(process.pid, signal.SIGINT)
-    output = _finish(process, code=130)
-    assert "Ctrl-C" in output and "--resume" in output and "Traceback" not in output
-    newest = max(int(name.split("-")[1]) for name in _checkpoints(folder, whole=True))
-    assert f"after step {newest};" in output
-    assert not (folder / "metrics.json").exists()
-    if workers == 0:
-        _finish(_start(recipe, folder, "--resume"))
-        _assert_same_end(folder, whole)
-
-
-def test_a_second_ctrl_c_stops_at_once(tmp_path, undisturbed):
-    recipe, _ = undisturbed
-    folder, begun = tmp_path / "told", tmp_path / "begun"
-    step_without_end = f"""
+def _start_step_without_end(recipe, tmp_path, **settings):
+    begun = tmp_path / "begun"
+    program = f"""
 import runpy, sys, time
 from pathlib import Path
 from hf_dinoseg.training import DinoSegTrainer
@@ -152,7 +137,71 @@ def compute_loss(*args, **kwargs):
 DinoSegTrainer.compute_loss = compute_loss
 runpy.run_path("train.py", run_name="__main__")
 """
-    process = _start(recipe, folder, program=["-c", step_without_end])
+    return _start(recipe, tmp_path / "told", program=["-c", program], **settings), begun
+
+
+def _wait_for_step(process, folder):
+    _wait(process, lambda: "checkpoint-2" in _checkpoints(folder, whole=True))
+
+
+@pytest.mark.parametrize("name, code", [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129), ("SIGUSR1", 138)])
+def test_a_signal_to_the_whole_group_saves_after_the_step_and_names_resume(tmp_path, undisturbed, name, code):
+    recipe, _ = undisturbed
+    folder = tmp_path / "told"
+    # as from a terminal, a batch system or a service manager: those that load data are told too
+    more = ["training.dataloader_num_workers=2", "training.dataloader_persistent_workers=true"]
+    process = _start(recipe, folder, more=more, start_new_session=True)
+    _wait_for_step(process, folder)
+    os.killpg(process.pid, getattr(signal, name))
+    output = _finish(process, code=code)
+    assert ("Ctrl-C" if name == "SIGINT" else name) in output and "--resume" in output and "Traceback" not in output
+    newest = max(int(name.split("-")[1]) for name in _checkpoints(folder, whole=True))
+    assert f"after step {newest};" in output and fault_of(folder / f"checkpoint-{newest}") is None
+    assert not (folder / "metrics.json").exists()
+
+
+def test_a_step_without_end_is_ended_within_the_time_that_is_given(tmp_path, undisturbed):
+    recipe, _ = undisturbed
+    process, begun = _start_step_without_end(recipe, tmp_path, more=["training.stop_within=1s"])
+    _wait(process, begun.exists)
+    process.send_signal(signal.SIGTERM)
+    output = _finish(process, code=143)
+    assert "training.stop_within" in output and "Traceback" not in output
+    assert not _checkpoints(tmp_path / "told", whole=True)
+
+
+def test_a_process_ends_in_order_when_its_launcher_is_killed(tmp_path, undisturbed):
+    recipe, _ = undisturbed
+    folder, log = tmp_path / "told", tmp_path / "log"
+    launcher = f"""
+import subprocess, sys
+with open({str(log)!r}, "w") as log:
+    subprocess.Popen(sys.argv[1:], stdout=log, stderr=log).wait()
+"""
+    more = ["training.max_steps=1000", "training.save_steps=100", "training.eval_steps=100"]
+    process = _start(
+        recipe,
+        folder,
+        more=more,
+        program=["-c", launcher, sys.executable, "train.py"],
+        env={**os.environ, "ACCELERATE_MIXED_PRECISION": "no"},  # as `accelerate launch` sets it
+    )
+    _wait(process, lambda: (folder / "recipe.yaml").exists())  # a step is done
+    worker = Manifest.load(folder).holder
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 300
+    while is_alive(worker):
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+    assert "the death of its launcher" in log.read_text()
+    assert newest_whole_checkpoint(folder) is not None
+    claim(folder, resume=True, overwrite=False).release()
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path, undisturbed):
+    recipe, _ = undisturbed
+    process, begun = _start_step_without_end(recipe, tmp_path)
     _wait(process, begun.exists)
     process.send_signal(signal.SIGINT)
     time.sleep(1)
@@ -160,7 +209,7 @@ runpy.run_path("train.py", run_name="__main__")
     process.send_signal(signal.SIGINT)
     output = _finish(process, code=130)
     assert "Traceback" not in output and "interrupted" in output
-    assert not _checkpoints(folder, whole=True)
+    assert not _checkpoints(tmp_path / "told", whole=True)
 
 
 def test_handlers_are_those_from_before_however_training_ends(tmp_path, write_tiny_recipe, monkeypatch):
