@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from typer.testing import CliRunner
 
 import hf_dinoseg
+from hf_dinoseg.cli import app
 from hf_dinoseg.data import draw_fundus
 from hf_dinoseg.errors import DataError, RunError
-from hf_dinoseg.recipe import load_recipe
+from hf_dinoseg.recipe import load_recipe, recipe_of
+from hf_dinoseg.testing.dry_run import dry_run
 
 CLASSES = ["background", "artery", "vein", "disc"]
 Pairs = list[tuple[Image.Image, np.ndarray]]
@@ -65,6 +68,18 @@ def test_a_run_goes_on_with_the_same_object_only(
         hf_dinoseg.train(dataset={"train": other[:4], "val": other[4:]}, resume=True, **keywords)
     with pytest.raises(RunError, match=r"overwrite=True"):
         hf_dinoseg.train(dataset={"train": pairs[:4], "val": pairs[4:]}, **keywords)
+
+
+def test_its_recipe_is_rehearsed_and_repeated_with_the_object(from_memory: Path, pairs: Pairs, tmp_path: Path) -> None:
+    recipe = load_recipe(from_memory / "recipe.yaml")
+    assert dry_run(recipe)["steps"] == 2  # on generated images, as any recipe
+    named = recipe_of(recipe, {"data": {"image_column": "photo", "mask_column": "ids"}})
+    again = recipe_of(named, in_memory=True).data.source_fields()
+    assert (again["image_column"], again["train"], again["validation"]) == ("photo", None, None)
+    assert "`hf_dinoseg.train('recipe.yaml', dataset=…)`" in (from_memory / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "memory.yaml").write_text(recipe.to_yaml())
+    result = CliRunner().invoke(app, ["doctor", str(tmp_path / "memory.yaml")])
+    assert result.exit_code == 1 and "given in Python" in result.output and "Traceback" not in result.output
 
 
 def test_folders_by_keywords_train_and_are_measured(pairs: Pairs, small: dict[str, Any], tmp_path: Path) -> None:

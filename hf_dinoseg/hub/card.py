@@ -300,10 +300,13 @@ def _training_text(recipe: Mapping[str, Any], metrics: Mapping[str, Any]) -> str
         where = f" on {metrics['hardware']}" if metrics.get("hardware") else ""
         time = f" It took {_duration(metrics['seconds'])} in all{where}."
     start = f" It began from the weights of `{model['init_from']}`." if model.get("init_from") else ""
+    again = "`dinoseg train recipe.yaml`"
+    if recipe["data"]["source"] == "memory":
+        again = "`hf_dinoseg.train('recipe.yaml', dataset=…)`, with the dataset given again,"
     return (
         f"{length}{images} with crops of {recipe['data']['crop_size']} pixels, learning rate "
         f"{training.get('learning_rate')}, backbone {tuned}.{start}{time} The run is repeated by "
-        "`dinoseg train recipe.yaml` with the file of that name beside this card."
+        f"{again} with the file of that name beside this card."
     )
 
 

@@ -77,7 +77,7 @@ def recipe_of(
         faults.append(f"{missing}: missing; images and masks are named together.")
     if faults:
         raise RecipeError(faults, where)
-    data = merge(_without_place(base) if named or in_memory or _moves(base, source) else base, given)
+    data = merge(_without_place(base) if named or _moves(base, source) else base, given)
     if source is not None:
         data["data"] = {"source": source, **data.get("data", {})}
     if images is not None and masks is not None:
