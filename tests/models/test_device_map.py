@@ -37,7 +37,7 @@ def saved(tmp_path, head):
 
 
 def maps(outputs):
-    return outputs.masks_queries_logits if outputs.logits is None else outputs.logits
+    return outputs.logits if "logits" in outputs else outputs.masks_queries_logits
 
 
 @HEADS

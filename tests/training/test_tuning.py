@@ -31,7 +31,7 @@ def _changed_by_a_step(model):
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     outputs = model.train()(torch.randn(1, 3, 64, 64))
-    tensors = [outputs.logits] if outputs.logits is not None else [outputs.masks_queries_logits]
+    tensors = [outputs.logits] if "logits" in outputs else [outputs.masks_queries_logits]
     sum(t.square().sum() for t in tensors).backward()
     optimizer.step()
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
