@@ -55,6 +55,8 @@ class PixelLoss(Loss):
             raise ValueError(
                 f"ce_weight {ce_weight} and dice_weight {dice_weight}: at least one must be above 0, none below"
             )
+        if ce_divisor not in ("valid", "all"):
+            raise ValueError(f"ce_divisor is {ce_divisor!r}; choose valid or all.")
         weights = torch.ones(num_labels) if class_weights is None else torch.as_tensor(class_weights).float()
         if weights.shape != (num_labels,):
             raise ValueError(
