@@ -74,7 +74,7 @@ from .labels import LabelSpace
 from .models import head_class
 from .recipe import Recipe, load_recipe, recipe_of
 from .recipe.resume import Change, changes, new_rates, refusals
-from .training import DinoSegTrainer
+from .training import DinoSegTrainer, calm
 from .training.checkpoints import CheckpointManifest
 from .training.distributed import (
     built_whole,
@@ -106,6 +106,7 @@ _FINAL = (
 RecipeLike = Recipe | str | os.PathLike[str] | Mapping[str, Any]
 
 
+@calm()
 def train(
     recipe: RecipeLike | None = None,
     *,
@@ -276,6 +277,7 @@ def check_recipe(recipe: Recipe) -> None:
     check_sizes(recipe)
 
 
+@calm()
 def evaluate(
     checkpoint: str | os.PathLike[str],
     recipe: RecipeLike | None = None,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +13,8 @@ import typer
 from ._errors import Debug
 from ._options import Overrides, RecipeFile
 from ._output import only_results_on_stdout, print_json, print_metrics
+
+REPORT_FILE = "report.html"  # as `evaluation.results` names it, whose imports `--help` does without
 
 if TYPE_CHECKING:
     from ..recipe import Recipe
@@ -80,7 +84,18 @@ def train(
             print_json(metrics)
             return
         print_metrics(metrics)
-        typer.echo(f"\ncheckpoint: {checked.training['output_dir']}")
+        _what_next(checked.training["output_dir"], metrics.get("step"))
+
+
+def _what_next(folder: str, step: int | None) -> None:
+    """Where the result is, and what to do with it."""
+    weights = f" (weights of step {step})" if step is not None else ""
+    typer.echo(f"\ncheckpoint: {folder}{weights}")
+    if (report := Path(folder) / REPORT_FILE).is_file():
+        typer.echo(f"report:     {report}")
+    place = shlex.quote(folder)
+    typer.echo(f"next:       dinoseg demo {place}    a page in the browser, to try your own images")
+    typer.echo(f"            dinoseg predict {place} IMAGES --output predictions/")
 
 
 def _protocol_text(recipe: Recipe) -> str:

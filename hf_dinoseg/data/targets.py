@@ -22,6 +22,7 @@ from ..errors import DataError, LabelError
 from ..images import MAX_PIXELS, Cell, cell_name, read_mask, upright_size
 from ..labels import LabelSpace
 from .label_maps import encode_label_map
+from .sources.columns import without_bars
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,8 @@ def prepare_targets(
     if not whole:
         logger.warning("The cached targets in %s are broken; masks are read again.", cache_file)
         targets = read(False)
-    return concatenate_datasets([dataset, targets], axis=1)
+    with without_bars():
+        return concatenate_datasets([dataset, targets], axis=1)
 
 
 def drop_bad(prepared: Dataset, split: str) -> tuple[Dataset, list[Skipped]]:

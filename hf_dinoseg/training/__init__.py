@@ -4,6 +4,7 @@ from ..errors import RunError
 from ..evaluation.panels import PanelWriter
 from ..evaluation.streamed import StreamedMetrics
 from .callbacks import EarlyStopping, HeadSchedule
+from .console import calm
 from .distributed import built_whole, check_can_measure, check_processes
 from .optimizer import parameter_groups
 from .signals import Preempted
@@ -19,6 +20,7 @@ __all__ = [
     "RunError",
     "StreamedMetrics",
     "apply_tuning",
+    "calm",
     "built_whole",
     "check_can_measure",
     "check_processes",

@@ -27,7 +27,14 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy
@@ -48,6 +55,7 @@ from ..evaluation import BETA, background_matrices, confusion_matrix, per_class_
 from ..evaluation.panels import PanelWriter
 from ..evaluation.streamed import StreamedMetrics, extra_counts
 from ..evaluation.summary import find_figure
+from ..figures import percent
 from ..inference import Background
 from ..inference.predict import predict_images
 from ..labels import LabelSpace
@@ -55,6 +63,7 @@ from ..losses import Loss
 from ._compat import without_autocast
 from .callbacks import AverageCallback, BegunCallback, ClockCallback, EpochCallback, HeadSchedule, PickUpCallback
 from .checkpoints import CheckpointManifest, checkpoint_name, fault_of, newest_whole_checkpoint, rotate
+from .console import Console, Unseen, say
 from .defaults import as_items, find_label_space, find_processor, settle_arguments
 from .distributed import (
     average_buffers,
@@ -216,7 +225,10 @@ class DinoSegTrainer(Trainer):
         self._saved_step: int | None = None  # of the checkpoint that was written, or resumed from, last
         self.stopper = stopper or Stopper()
         own: list[TrainerCallback] = [AverageCallback(self.own_weights), ClockCallback(self.step_log), self.stopper]
-        for callback in [*own, PickUpCallback(self._pick_up)]:
+        for theirs in (PrinterCallback, ProgressCallback):
+            self.remove_callback(theirs)
+        self._unseen = Unseen()
+        for callback in [*own, PickUpCallback(self._pick_up), Console()]:
             self.add_callback(callback)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -471,7 +483,8 @@ class DinoSegTrainer(Trainer):
         """As `Trainer.evaluate`; also logs a table of classes, draws panels, and shows them: see `show_evaluation`.
 
         Args:
-            panel_folder: where the panels go; None means `output_dir/panels/step-<step>`.
+            panel_folder: where the panels go; None means `output_dir/panels/step-<step>`. Where one is given, the
+                table is left to the caller.
         """
         dataset: Any = as_items(eval_dataset, "eval_dataset", self.label_space, self.processing_class, self.args)
         if dataset is None and (dataset := self.eval_dataset) is None:
@@ -498,15 +511,20 @@ class DinoSegTrainer(Trainer):
                     self.stopper.stopped_by,
                 ) from None
         if self.streamed.matrix is not None and self.is_world_process_zero():
-            logger.info(
-                "%smean IoU %.4f on %d images\n%s",
-                f"step {self.state.global_step}: " if self.state.global_step else "",
-                self.streamed.summary["mean_iou"],
-                self.streamed.summary["num_images"],
-                per_class_table(self.streamed.matrix, self.label_space, self.streamed.summary["void_share"]),
-            )
+            if panel_folder is None:
+                self._tell(self.streamed.matrix, self.streamed.summary)
             show_evaluation(self, folder)
         return metrics
+
+    def _tell(self, matrix: torch.Tensor, summary: dict[str, Any]) -> None:
+        """Log what an evaluation found."""
+        step, steps = self.state.global_step, self.state.max_steps
+        say(
+            f"{f'step {step}/{steps}: ' if step else ''}mean IoU {percent(summary['mean_iou'])} % on "
+            f"{summary['num_images']} images\n{per_class_table(matrix, self.label_space, summary['void_share'])}"
+        )
+        if step and (told := self._unseen.note(step, steps, summary["per_category_iou"])):
+            logger.warning("%s", told)
 
     def prediction_step(
         self,

@@ -6,7 +6,8 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import datasets
@@ -116,6 +117,18 @@ def absolute_root(root: str | os.PathLike[str], field: str = "data.root") -> Pat
     if not base.is_dir():
         raise DataError(f"{field}: there is no folder {base}. Write the folder that holds the images and masks.")
     return base
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Within it datasets draws no bars: of work that takes no time, such as putting tables side by side."""
+    drawn = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if drawn:
+            datasets.enable_progress_bars()
 
 
 def some(names: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datasets import DatasetDict, concatenate_datasets
 
 from ...errors import DataError
+from .columns import without_bars
 
 WEIGHT = "weight"
 
@@ -25,6 +26,11 @@ def mix(sources: Sequence[DatasetDict], weights: Sequence[float]) -> DatasetDict
     Raises:
         DataError: if an epoch would have no row.
     """
+    with without_bars():
+        return _mixed(sources, weights)
+
+
+def _mixed(sources: Sequence[DatasetDict], weights: Sequence[float]) -> DatasetDict:
     splits = {}
     for split in ("train", "validation"):
         parts = [source[split] for source in sources]
