@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from ..recipe import Recipe
 
 
-class Palette(str, Enum):
+class Palette(StrEnum):
     dataset = "dataset"
     colorblind = "colorblind"
 
 
-class Background(str, Enum):
+class Background(StrEnum):
     none = "none"
     threshold = "threshold"
 
 
-class EvaluatedBackground(str, Enum):
+class EvaluatedBackground(StrEnum):
     none = "none"
     threshold = "threshold"
     truth = "truth"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..labels import LabelSpace
 
 
-class Form(str, Enum):
+class Form(StrEnum):
     ids = "ids"
     color = "color"
     overlay = "overlay"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..calibrate import Calibration
 
 
-class By(str, Enum):
+class By(StrEnum):
     mean_iou = "mean_iou"
     mean_iou_id0_as_class = "mean_iou_id0_as_class"
 

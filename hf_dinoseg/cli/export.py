@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,12 +16,12 @@ from ._options import Checkpoint
 from ._output import only_results_on_stdout, print_json
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     torch = "torch"
     onnx = "onnx"
 
 
-class OutputKind(str, Enum):
+class OutputKind(StrEnum):
     labels = "labels"
     scores = "scores"
 

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..inference.write import Format, Writing
 
 
-class Mode(str, Enum):
+class Mode(StrEnum):
     slide = "slide"
     whole = "whole"
 
