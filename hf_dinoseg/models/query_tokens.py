@@ -66,6 +66,8 @@ class Upscale(GradientCheckpointingLayer):
 
     def _expanded(self, maps: Tensor) -> Tensor:
         """What `F.gelu(self.expand(maps))` is, (B, D, h, w) → (B, D, 2h, 2w)."""
+        if self.expand.weight.is_meta:  # on disk or on another device, fetched when the layer itself is called
+            return F.gelu(self.expand(maps))
         pixels = maps.permute(0, 2, 3, 1)
         bias = None if self.expand.bias is None else self.expand.bias.repeat(2)
         rows = [
