@@ -42,7 +42,7 @@ commands() {
             "$b/bench_model.py --device $device --only whole --batch 8 --bf16 --rounds 5" ;;
         "models tiny") echo "$b/bench_model.py --device $device --only whole --heads linear --rounds 1" ;;
         steps) echo "$b/bench_step.py --device $device --rounds 10" ;;
-        "steps tiny") echo "$b/bench_step.py --device $device --rounds 1 --size 64 --dtype fp32 --sides ours" ;;
+        "steps tiny") echo "$b/bench_step.py --device $device --rounds 1 --size 64 --dtype fp32 --sides transformers ours" ;;
         loss) echo "$b/bench_loss.py --device $device --rounds 10 &&" \
             "$b/bench_loss.py --device $device --rounds 10 --void" ;;
         "loss tiny") echo "$b/bench_loss.py --device $device --rounds 1 --layers 2 --size 64 --targets 2" ;;
