@@ -194,7 +194,9 @@ def test_what_was_there_comes_back(checkpoint):
 
 def test_what_is_kept_is_the_run_s_own(checkpoint):
     assert run("calibrate", checkpoint, "--write", *AS_CLASS).exit_code == 0
-    assert Manifest.load(checkpoint).strangers() == []  # so --overwrite takes the folder
+    manifest = Manifest.load(checkpoint)
+    # so --overwrite takes the folder, and push the model
+    assert manifest.strangers() == [] and manifest.changed() == []
 
 
 def test_what_changed_since_is_not_replaced(written, tmp_path):

@@ -141,10 +141,11 @@ def test_the_earliest_steps_go_whatever_the_clock_said(tmp_path):
     folder = _run(tmp_path, [900, 1000, 1100, 1200])
     for age, step in enumerate([1200, 1100, 1000, 900]):  # the clock was set back again and again
         os.utime(folder / f"checkpoint-{step}", (1e9 + 1000 * age, 1e9 + 1000 * age))
-    rotate(folder, 2, 1200, 900, Manifest.load(folder))
-    assert _there(folder) == [900, 1200]  # the best and the newest
+    assert newest_whole_checkpoint(folder) == folder / "checkpoint-1200"
+    rotate(folder, 3, 1200, None, Manifest.load(folder))
+    assert _there(folder) == [1000, 1100, 1200]
     assert set(Manifest.load(folder).files) == {
-        f"checkpoint-{step}/{name}" for step in (900, 1200) for name in [*FILES, MANIFEST_FILE]
+        f"checkpoint-{step}/{name}" for step in (1000, 1100, 1200) for name in [*FILES, MANIFEST_FILE]
     }
 
 
