@@ -225,10 +225,11 @@ class DinoSegTrainer(Trainer):
         self._saved_step: int | None = None  # of the checkpoint that was written, or resumed from, last
         self.stopper = stopper or Stopper()
         own: list[TrainerCallback] = [AverageCallback(self.own_weights), ClockCallback(self.step_log), self.stopper]
-        for theirs in (PrinterCallback, ProgressCallback):
-            self.remove_callback(theirs)
+        # in a notebook neither is there, and transformers' own table stays
+        kinds: tuple[Any, ...] = (PrinterCallback, ProgressCallback)
+        theirs = [self.pop_callback(kind) for kind in kinds]
         self._unseen = Unseen()
-        for callback in [*own, PickUpCallback(self._pick_up), Console()]:
+        for callback in [*own, PickUpCallback(self._pick_up), *([Console()] if any(theirs) else [])]:
             self.add_callback(callback)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
