@@ -72,7 +72,8 @@ class DinoSegImageProcessor(PilBackend):
         sides = dict(size).values() if isinstance(size, (dict, SizeDict)) else [size]
         fine = all(side is None or is_whole(side, 1) for side in sides)
         check(fine, "size", size, f"a mapping of sides to whole numbers of 1 to {LARGEST}")
-        super().__init__(label_space=plain, **kwargs)
+        fields: dict[str, Any] = {**kwargs, "label_space": plain}
+        super().__init__(**fields)
         self._check_fields()
 
     def preprocess(self, images: Any, segmentation_maps: Any = None, **kwargs: Any) -> BatchFeature:
