@@ -69,7 +69,8 @@ def _unknown_id(home: Path) -> None:
 def _another_run(home: Path) -> None:
     (home / "run").mkdir()
     (home / "run" / "recipe.yaml").write_text("labels: {}\n")
-    Manifest(home / "run", files={"recipe.yaml": 11}, begun=True).save()
+    manifest = Manifest(home / "run", begun=True)
+    manifest.finish("recipe.yaml")
 
 
 CASES: dict[str, tuple[Callable[[Path], None], list[str], int, list[str]]] = {

@@ -117,9 +117,9 @@ def test_only_the_kept_region_is_resampled_and_only_once(monkeypatch: pytest.Mon
         calls.append((self.mode, args[0]))
         return warp(self, *args, **options)
 
-    def warped_pixels(image: Image.Image, matrix: Any, size: int) -> torch.Tensor:
+    def warped_pixels(image: Image.Image, matrix: Any, size: int, *padding: Any) -> torch.Tensor:
         calls.append(("pixels", (size, size)))
-        return warp_pixels(image, matrix, size)
+        return warp_pixels(image, matrix, size, *padding)
 
     monkeypatch.setattr(augment, "resize_bilinear", resized)
     monkeypatch.setattr(augment, "warp_bilinear", warped_pixels)
@@ -474,7 +474,7 @@ def test_photometric_jitter_changes_pixels_and_never_labels() -> None:
 
 
 def test_a_colour_matrix_is_applied_with_rounding_and_cut_at_the_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(augment, "color_matrix", lambda rng: (1.5, 0, 0, 10, 0, 0.5, 0, -20, 0.5, 0, 0.5, 0))
+    monkeypatch.setattr(augment, "color_matrix", lambda *_: (1.5, 0, 0, 10, 0, 0.5, 0, -20, 0.5, 0, 0.5, 0))
     image = Image.new("RGB", (4, 4), (100, 21, 42))
     pixels, _ = transform(4, photometric=True)(image, np.zeros((4, 4), np.uint8), np.random.default_rng(0))
     assert pixels[0, 0].tolist() == [160, 0, 71]

@@ -69,7 +69,7 @@ def test_an_evaluation_says_how_much_is_void_wherever_it_shows_figures(
     path = write_tiny_recipe(tmp_path)
     labels = "labels: {classes: {1: artery, 2: vein, 3: disc}, ignore: [0, 255]}"
     path.write_text("\n".join([labels, *path.read_text().split("\n")[2:]]))
-    recipe = load_recipe(path, ["training.max_steps=1", "training.save_steps=1", "training.eval_strategy=no"])
+    recipe = load_recipe(path, ["training.max_steps=1", "training.save_steps=1", "training.eval_steps=1"])
     with caplog.at_level("INFO", "hf_dinoseg"):
         train(recipe)
     masks = [np.asarray(read_mask(row["mask"], "index")) for row in build_source(recipe)["validation"]]
