@@ -128,7 +128,7 @@ def _why(
     key = f"{space.original_ids[i]} {name}"
     outline = (metrics.get("per_category_boundary_iou") or {}).get(key)
     if is_figure(outline) and figures[i] > 0 and outline >= _THIN * figures[i]:
-        reasons.append("it is thin: nearly all of it lies at an outline, so a larger data.crop_size may help")
+        reasons.append("it is thin or small: nearly all of it lies at an outline, so larger images may help")
     because = "; ".join(reasons) or "nothing stands out; look at its images below"
     return NextStep(f"{name}: IoU {_percent(figures[i])}", because[0].upper() + because[1:] + ".")
 
