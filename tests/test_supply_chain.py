@@ -120,6 +120,20 @@ def test_every_dependency_has_a_lower_bound_and_a_reason() -> None:
             assert above.strip().startswith("#"), f"{line.strip()} has no reason above it"
 
 
+def test_every_file_that_is_no_code_is_installed_with_the_package() -> None:
+    """An editable install has them all; others take what `package_data` names."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    named = {
+        path
+        for package, patterns in config["options.package_data"].items()
+        for pattern in patterns.split(",")
+        for path in (ROOT / package.replace(".", "/")).glob(pattern.strip())
+    }
+    there = {p for p in (ROOT / "hf_dinoseg").rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc", ".pyi")}
+    assert there - named == set()
+
+
 def test_what_is_missing_is_named_as_it_is_installed() -> None:
     """This package is on no index, so only its extras' packages, or a clone, can be installed."""
     config = configparser.ConfigParser()

@@ -13,14 +13,14 @@ import numpy as np
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError
 
-from ..data.sources.columns import file_rows
+from ..data.sources.columns import file_rows, hold_out
 from ..doctor.duplicates import find_twins
 from ..doctor.file_facts import THUMBNAIL
 from ..doctor.survey import PairFacts, Survey, survey, train_counts
 from ..errors import DataError
 from ..recipe import Recipe
 from .choose_settings import BACKBONE, choose_settings
-from .divide import Division, divide, twin_places
+from .divide import SHARE, Division, divide, twin_places
 from .find_pairs import Pairs, find_pairs
 from .read_labels import Ask, Labels, read_labels
 from .write_recipe import recipe_text
@@ -81,7 +81,7 @@ def make_recipe(
     counts = np.stack([train_counts(pair.values, space)[:-1] for pair in _in_terms_of(good, labels)])
     pixels = counts.sum(axis=0)
     found, why = (backbone, "") if backbone else find_backbone(BACKBONE)
-    num_train = len(good) - len(division.validation or []) if division.train else round(0.8 * len(good))
+    num_train = len(good) - len(division.validation or []) if division.train else round((1 - SHARE) * len(good))
     settings = choose_settings(
         [pair.image.size for pair in good if pair.image.size],
         (pixels / max(1, pixels.sum())).tolist(),
@@ -169,9 +169,7 @@ def _listed(pairs: Pairs, good: list[str], division: Division) -> Division:
     if pairs.train is not None:
         validation = [i for i, stem in enumerate(good) if stem.startswith(f"{pairs.validation}/")]
     else:
-        from ..data.sources.columns import hold_out
-
-        held = set(hold_out(file_rows(good, good, good), 0.2)["validation"]["id"])
+        held = set(hold_out(file_rows(good, good, good), SHARE)["validation"]["id"])
         validation = [i for i, stem in enumerate(good) if stem in held]
     inside = set(validation)
     return Division([i for i in range(len(good)) if i not in inside], validation, division.reason)
@@ -185,7 +183,7 @@ def _data(
     if division.train is None or division.validation is None:
         if pairs.train is not None:
             return {}, {**data, "train": pairs.train, "validation": pairs.validation}
-        return {}, {**data, "validation": 0.2}
+        return {}, {**data, "validation": SHARE}
     data |= {key: data[key].replace("/{split}", "") for key in ("image", "mask")}
     places = {"train": division.train, "validation": division.validation}
     lists = {f"{output.stem}_{split}.txt": [good[i] for i in part] for split, part in places.items()}

@@ -7,18 +7,16 @@ checkpoint never depends on what a preset says later.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any
 
-from .messages import SectionError, nearest, show
-from .yaml_format import parse_yaml
+from .named_files import named_files, read_named
 
 KEY = "preset"
 
 
 def presets() -> list[str]:
     """The names that there are."""
-    return sorted(item.name.removesuffix(".yaml") for item in _folder().iterdir() if item.name.endswith(".yaml"))
+    return named_files("label_presets")
 
 
 def label_preset(name: str) -> dict[str, Any]:
@@ -27,13 +25,7 @@ def label_preset(name: str) -> dict[str, Any]:
     Raises:
         SectionError: if there is none of this name.
     """
-    names = presets()
-    if name not in names:
-        guess = nearest(str(name), names)
-        hint = f" Did you mean `{guess}`?" if guess else ""
-        raise SectionError([f"labels.{KEY}: {show(name)} is not accepted; write one of {', '.join(names)}.{hint}"])
-    fields: dict[str, Any] = parse_yaml((_folder() / f"{name}.yaml").read_text(encoding="utf-8"), name)
-    return fields
+    return read_named("label_presets", name, f"labels.{KEY}")
 
 
 def with_preset(labels: Any) -> Any:
@@ -45,7 +37,3 @@ def with_preset(labels: Any) -> Any:
     if not isinstance(labels, Mapping) or KEY not in labels:
         return labels
     return {**label_preset(labels[KEY]), **{key: value for key, value in labels.items() if key != KEY}}
-
-
-def _folder() -> Any:
-    return files(__package__) / "label_presets"

@@ -13,12 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from copy import deepcopy
-from importlib.resources import files
 from typing import Any
 
 from .base import merge
-from .messages import SectionError, nearest, show
-from .yaml_format import parse_yaml
+from .named_files import named_files, read_named
 
 KEY = "protocol"
 
@@ -29,7 +27,7 @@ _ANNEALING = ("model", "mask_annealing")
 
 def protocols() -> list[str]:
     """The names that there are."""
-    return sorted(item.name.removesuffix(".yaml") for item in _folder().iterdir() if item.name.endswith(".yaml"))
+    return named_files("protocol_files")
 
 
 def protocol_file(name: Any) -> dict[str, Any]:
@@ -38,13 +36,7 @@ def protocol_file(name: Any) -> dict[str, Any]:
     Raises:
         SectionError: if there is none of this name.
     """
-    names = protocols()
-    if name not in names:
-        guess = nearest(str(name), names)
-        hint = f" Did you mean `{guess}`?" if guess else ""
-        raise SectionError([f"{KEY}: {show(name)} is not accepted; write one of {', '.join(names)}.{hint}"])
-    fields: dict[str, Any] = parse_yaml((_folder() / f"{name}.yaml").read_text(encoding="utf-8"), name)
-    return fields
+    return read_named("protocol_files", name, KEY)
 
 
 def with_protocol(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,7 +88,3 @@ def share_of(steps: int, total: int) -> float:
     """Steps as a share of all, such that rounding the share of `total` up, as transformers does, gives them back."""
     share = math.floor(steps / total * 1e6) / 1e6
     return share if math.ceil(share * total) == steps else steps / total
-
-
-def _folder() -> Any:
-    return files(__package__) / "protocol_files"
